@@ -1,0 +1,63 @@
+# topnine: `make mine LAYER=5` and `make test` are the two commands; `make help` lists the rest.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+LAYER   ?= 5
+CONFIG  ?= configs/demo.toml
+DATA    ?=
+WEIGHTS ?=
+STORE   ?=
+CLUSTER ?=
+DEVICE  ?=
+ARGS    ?=
+
+BIN     := $(VENV)/bin
+OPTIONS  = --config "$(CONFIG)" --layer "$(LAYER)" \
+	$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(STORE),--store "$(STORE)") \
+	$(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup mine test test-all lint bench submit gallery clean
+
+help:  ## list the targets
+	@echo 'make TARGET [LAYER=5] [CONFIG=configs/demo.toml] [DATA=] [WEIGHTS=] [STORE=] [CLUSTER=] [DEVICE=] [ARGS=]'
+	@sed -n 's/^\([a-z-]*\):.*##/  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(VENV)/ready  ## make the virtual environment and install
+
+mine: $(VENV)/ready  ## run every stage, to the sheets of LAYER
+	$(BIN)/topnine run $(OPTIONS)
+
+gallery: mine  ## the same, and a static page over the sheets
+	$(BIN)/topnine gallery $(OPTIONS)
+
+submit: $(VENV)/ready  ## the same as mine, as a Slurm job
+	sbatch --job-name=topnine --output=topnine-%j.log --wrap='exec $(BIN)/topnine run $(OPTIONS)'
+
+test: $(VENV)/ready-test  ## the tests, in minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/ready-test  ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/ready-test  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready  ## measure mining against the bare decoder and network: runs/bench.json
+	$(BIN)/python tests/benchmarks/bench.py
+
+clean:  ## remove the virtual environment and caches, never runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/ready-test: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	touch $@

@@ -1,0 +1,90 @@
+"""Encoded image bytes to the pixels of the network's input, and the geometry back to the source image."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .errors import DecodeError
+
+MAX_PIXELS = 178_956_970  # Pillow's own limit: one 24-bit image of this size takes 512 MiB
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a source image is brought to the network's input: shortest side to ``resize``, then the centre ``crop``.
+
+    All in pixels; ``height`` and ``width`` are the source's. Rounding is torchvision's (Resize, CenterCrop).
+    """
+
+    height: int
+    width: int
+    resize: int
+    crop: int
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width after resizing.
+
+        >>> Geometry(height=375, width=500, resize=256, crop=224).resized
+        (256, 341)
+        """
+        short = min(self.height, self.width)
+        return self.resize * self.height // short, self.resize * self.width // short
+
+    @property
+    def crop_corner(self) -> tuple[int, int]:
+        """Top and left of the crop in the resized image."""
+        height, width = self.resized
+        return round((height - self.crop) / 2), round((width - self.crop) / 2)
+
+    def to_source(self, top: float, left: float, bottom: float, right: float) -> tuple[float, float, float, float]:
+        """Give the place in the source image of a box in network input pixels."""
+        height, width = self.resized
+        crop_top, crop_left = self.crop_corner
+        y, x = self.height / height, self.width / width
+        return (top + crop_top) * y, (left + crop_left) * x, (bottom + crop_top) * y, (right + crop_left) * x
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image at the network's input size: pixels (y, x, rgb) uint8, and where they come from."""
+
+    pixels: np.ndarray
+    geometry: Geometry
+
+
+def decode(data: bytes, resize: int, crop: int) -> Decoded:
+    """Decode an image, shortest side to ``resize``, centre ``crop``, by Pillow's bilinear filter.
+
+    Only the pixels that survive the crop are resized. An image that has the size already is not resampled.
+
+    Raises
+    ------
+    DecodeError
+        With the reason, which depends on the bytes alone.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _network_input(image, resize, crop)
+    except Image.UnidentifiedImageError:
+        raise DecodeError("not an image") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
+        raise DecodeError(f"{type(error).__name__}: {error}") from None
+    except Image.DecompressionBombError as error:
+        raise DecodeError(str(error)) from None
+
+
+def _network_input(image: Image.Image, resize: int, crop: int) -> Decoded:
+    if image.width * image.height > MAX_PIXELS:
+        raise DecodeError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+    geometry = Geometry(image.height, image.width, resize, crop)
+    top, left, bottom, right = geometry.to_source(0, 0, crop, crop)
+    box = left, top, min(right, image.width), min(bottom, image.height)  # rounding may put it an ulp outside
+    cropped = image.convert("RGB").resize((crop, crop), Image.Resampling.BILINEAR, box=box)
+    return Decoded(np.asarray(cropped), geometry)

@@ -1,0 +1,57 @@
+"""The pixels that activations can see: images decoded again, by id, and windows cut out of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import shards
+from .config import DecodeConfig
+from .decode import decode
+from .errors import DecodeError, WorkError
+from .receptive_field import ReceptiveField
+from .store import Store
+from .stream import ahead
+
+
+def read_images(
+    store: Store, dataset: shards.Dataset, images: np.ndarray, config: DecodeConfig, threads: int
+) -> np.ndarray:
+    """Decode images by their ids (image): network input pixels (image, y, x, rgb) uint8.
+
+    Raises
+    ------
+    WorkError
+        An image that was decoded when it was mined no longer can be.
+    """
+    keys, shard, offset, size = store.image_columns(("key", "shard", "offset", "size"), images)
+
+    def read(i: int) -> np.ndarray:
+        try:
+            data = reader.read(int(shard[i]), int(offset[i]), int(size[i]))
+            return decode(data, config.resize, config.crop).pixels
+        except (DecodeError, OSError) as error:
+            name = dataset.shards[shard[i]].name
+            raise WorkError(
+                f"image {keys[i]} in shard {name} was mined but cannot be decoded now: {error}. Has the shard changed?"
+            ) from error
+
+    with shards.opened(dataset) as reader:
+        return np.stack(list(ahead(read, range(len(images)), threads, len(images))))
+
+
+def windows(field: ReceptiveField, row: np.ndarray, column: np.ndarray, crop: int) -> np.ndarray:
+    """Give the boxes (hit, corner) int32 of activations' patches: top, left, bottom, right in input pixels."""
+    boxes = [field.window(int(y), int(x), crop, crop) for y, x in zip(row, column, strict=True)]
+    return np.array(boxes, np.int32).reshape(-1, 4)
+
+
+def window_size(field: ReceptiveField, crop: int) -> tuple[int, int]:
+    """Give height and width of a layer's patches."""
+    return min(field.y.size, crop), min(field.x.size, crop)
+
+
+def cut(pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Cut boxes (hit, corner), all of one size, out of images (hit, y, x, channel)."""
+    return np.stack(
+        [image[top:bottom, left:right] for image, (top, left, bottom, right) in zip(pixels, boxes, strict=True)]
+    )

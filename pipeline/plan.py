@@ -1,0 +1,163 @@
+"""Everything a run needs to know before its first expensive step, decided and checked: a frozen value."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import device, networks, shards
+from .config import RunConfig
+from .deconvnet import Rules
+from .errors import InputError
+from .graph import trace
+from .layers import Layer, find_layers
+from .shards import photos
+from .store import Store, check_writable
+
+Fingerprint = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    layers : tuple of Layer
+        Those asked for, in the order in which the network runs them.
+    digest : str
+        Of the network's weights.
+    device : str
+        As torch names it.
+    """
+
+    config: RunConfig
+    dataset: shards.Dataset
+    layers: tuple[Layer, ...]
+    digest: str
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, beside its store: figures and gallery."""
+        return run_folder(self.config.store)
+
+    def network(self) -> networks.Network:
+        """Load the network, once a process."""
+        config = self.config.network
+        return networks.load(config.name, config.weights, config.seed, self.device)
+
+    def rules(self) -> Rules:
+        """Give the rules of the deconvnet."""
+        config = self.config.deconvolve
+        return Rules(config.rule, config.pooling, config.lrn)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Give how an image becomes the network's input, as the store records it."""
+        decode, architecture = self.config.decode, networks.architecture(self.config.network.name)
+        sizes = {"resize": decode.resize, "crop": decode.crop, "filter": "bilinear"}
+        return {**sizes, "scale": "RGB/255", "mean": list(architecture.mean), "std": list(architecture.std)}
+
+    # Fingerprints chain: each holds its predecessor's keys.
+
+    def index_fingerprint(self) -> Fingerprint:
+        """What the index and everything in the store depend on."""
+        config = self.config
+        names = "\n".join(f"{shard.name} {shard.size}" for shard in self.dataset.shards)
+        size = sum(shard.size for shard in self.dataset.shards)
+        digest = hashlib.sha256(names.encode()).hexdigest()[:12]
+        return {
+            "data": f"{len(self.dataset.shards)} shards of {size:,} bytes (names and sizes: {digest})",
+            "network.name": config.network.name,
+            "network.weights": self.digest,
+            "decode.resize": config.decode.resize,
+            "decode.crop": config.decode.crop,
+            "mine.block": config.mine.block,
+        }
+
+    def mine_fingerprint(self, layer: Layer) -> Fingerprint:
+        """What a layer's activations depend on."""
+        mine = self.config.mine
+        own = {"module": layer.module, "mine.precision": mine.precision, "mine.batch": mine.batch}
+        return {**self.index_fingerprint(), **own}
+
+    def rank_fingerprint(self, layer: Layer) -> Fingerprint:
+        """What a layer's ranking depends on."""
+        return self.mine_fingerprint(layer)
+
+    def deconvolve_fingerprint(self, layer: Layer) -> Fingerprint:
+        """What a layer's projections depend on."""
+        config = self.config.deconvolve
+        own = {
+            "deconvolve.rule": config.rule,
+            "deconvolve.pooling": config.pooling,
+            "deconvolve.lrn": config.lrn,
+            "deconvolve.batch": config.batch,
+        }
+        return {**self.rank_fingerprint(layer), **own}
+
+
+def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
+    """Load the network, find the layers and the data, and check them against the store if there is one.
+
+    Nothing is written but the sample photographs' shards, where ``data.path`` is ``photos``: into the run's
+    folder, or the one given.
+
+    Raises
+    ------
+    InputError
+        Anything that a user has to change.
+    """
+    chosen = device.choose(config.cluster.device)
+    network = networks.load(config.network.name, config.network.weights, config.network.seed, chosen)
+    crop = config.decode.crop
+    graph = trace(network.module, torch.zeros(1, 3, crop, crop, device=chosen))
+    layers = find_layers(graph, network.architecture.layers, config.mine.layers)
+    check_writable(config.store)
+    if config.data.path == "photos":
+        folder = photographs or run_folder(config.store) / "shards"
+        photos.write_shards(folder)
+        dataset = shards.find(str(folder), "photos")
+    else:
+        dataset = shards.find(config.data.path)
+    plan = Plan(config, dataset, tuple(layers), network.digest, chosen)
+    if Store.exists(config.store):
+        check_store(plan, Store.open(config.store))
+    return plan
+
+
+def check_store(plan: Plan, store: Store) -> None:
+    """Check that a store was made with the settings of a plan; InputError names the first that differs."""
+    recorded = store.fingerprint("index")
+    if recorded is not None:
+        _compare(plan, recorded, plan.index_fingerprint())
+    for layer in plan.layers:
+        recorded = store.fingerprint("mine", layer.name)
+        if recorded is not None:
+            _compare(plan, recorded, plan.mine_fingerprint(layer))
+
+
+def _compare(plan: Plan, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key in wanted:
+        if recorded.get(key) != wanted[key]:
+            raise InputError(
+                f"store {plan.config.store} was made with {key} = {recorded.get(key)}, this run has {wanted[key]}: "
+                f"give another STORE, or the setting it was made with."
+            )
+
+
+def run_folder(store: str) -> Path:
+    """Give the folder of a run from the path of its store: ``runs/demo.zarr`` has ``runs/demo``."""
+    return Path(store.removesuffix(".zarr") if store.endswith(".zarr") else f"{store}.run")
+
+
+def versions() -> dict[str, str]:
+    """Give the versions that a result may depend on."""
+    return {name: version(name) for name in ("topnine", "torch", "torchvision", "numpy", "pillow", "zarr")}

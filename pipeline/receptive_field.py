@@ -1,0 +1,121 @@
+"""Size, stride and offset of a layer's receptive field, read off the graph.
+
+Pixel coordinates are whole numbers, 0 is the first row or column of the network's input. The unit at
+position ``p`` of a map sees the pixels from ``offset + stride * p`` to ``offset + stride * p + size - 1``,
+both included; those outside the input are padding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .graph import Graph, Operation, Window
+
+# Operations whose output at a place depends on their inputs at this place alone.
+POINTWISE = frozenset(
+    """
+    relu relu6 hardtanh leaky_relu elu silu gelu hardswish hardsigmoid sigmoid tanh clamp
+    batch_norm local_response_norm dropout dropout2d feature_dropout
+    add sub mul div cat chunk contiguous clone detach to float half
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A receptive field along one axis, in pixels of the network's input."""
+
+    size: int
+    stride: int
+    offset: int
+
+    def start(self, position: int) -> int:
+        """Give the first pixel that the unit at a position of the map sees; it can lie in the padding.
+
+        >>> Axis(size=7, stride=2, offset=-3).start(10)
+        17
+        """
+        return self.offset + self.stride * position
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """What the units of a layer see, along y and x.
+
+    For a layer behind a global operation (squeeze-excitation, global pooling) it is the whole input.
+    """
+
+    y: Axis
+    x: Axis
+
+    def window(self, row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Give the patch of a unit: top, left, bottom, right in input pixels, the last two excluded.
+
+        The window has the receptive field's size, or the input's where that is smaller, and is shifted back
+        inside where it would leave the input.
+
+        >>> ReceptiveField(Axis(7, 2, -3), Axis(7, 2, -3)).window(0, 10, 96, 96)
+        (0, 17, 7, 24)
+        """
+        top, bottom = _inside(self.y, row, height)
+        left, right = _inside(self.x, column, width)
+        return top, left, bottom, right
+
+    def attributes(self) -> dict[str, int | list[int]]:
+        """Give size, stride and offset as the store records them: one number, or [y, x] where they differ."""
+        pairs = {name: [getattr(self.y, name), getattr(self.x, name)] for name in ("size", "stride", "offset")}
+        return {name: pair[0] if pair[0] == pair[1] else pair for name, pair in pairs.items()}
+
+
+def receptive_field(graph: Graph, operation: int) -> ReceptiveField:
+    """Give the receptive field of the map that an operation of the graph returned.
+
+    Where several paths lead to the map (branches, sums), it is the smallest window that holds what any of
+    them sees: a layer's field is the largest of its filters'.
+    """
+    y, x = (_axis(graph, operation, axis) for axis in (0, 1))
+    return ReceptiveField(y, x)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """The unit at p of a value sees low + stride * p to high + stride * p; infinite where it sees everything."""
+
+    stride: int
+    low: float
+    high: float
+
+
+_EVERYTHING = _Reach(1, -math.inf, math.inf)
+
+
+def _axis(graph: Graph, operation: int, axis: int) -> Axis:
+    reaches: list[_Reach | None] = [_Reach(1, 0, 0)]
+    for step in graph.operations[: operation + 1]:
+        reaches.append(_step(step, [reach for i in step.inputs if (reach := reaches[i]) is not None], axis))
+    reach = reaches[operation + 1]
+    if reach is None or math.isinf(reach.low):
+        return Axis(size=graph.input_shape[2 + axis], stride=0, offset=0)
+    return Axis(size=int(reach.high - reach.low) + 1, stride=reach.stride, offset=int(reach.low))
+
+
+def _step(step: Operation, inputs: list[_Reach], axis: int) -> _Reach | None:
+    if not inputs:
+        return None  # computed from parameters alone: it sees nothing of the image
+    union = _Reach(max(r.stride for r in inputs), min(r.low for r in inputs), max(r.high for r in inputs))
+    if step.windows:
+        return _slide(union, step.windows[axis])
+    return union if step.name in POINTWISE else _EVERYTHING
+
+
+def _slide(reach: _Reach, window: Window) -> _Reach:
+    first = -window.padding
+    last = first + window.dilation * (window.kernel - 1)
+    return _Reach(reach.stride * window.stride, reach.low + reach.stride * first, reach.high + reach.stride * last)
+
+
+def _inside(axis: Axis, position: int, length: int) -> tuple[int, int]:
+    size = min(axis.size, length)
+    start = min(max(axis.start(position), 0), length - size)
+    return start, start + size

@@ -1,0 +1,1 @@
+"""The jobs, in order: index, mine, rank, deconvolve, tile, gallery. No stage imports another."""

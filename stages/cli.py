@@ -1,0 +1,317 @@
+"""The command ``topnine``. The only module that prints: results to standard output, progress to standard error."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.config import RunConfig, read_config
+from pipeline.errors import InputError, TopnineError
+
+from .progress import Progress
+
+app = typer.Typer(
+    help="Find and draw what the filters of a convolutional network look for in your images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Filters = Annotated[str | None, typer.Option(help="Filters to draw: 3,17,40. Default: a seeded random subset.")]
+Filter = Annotated[int | None, typer.Option(help="Draw one filter, enlarged.")]
+Grid = Annotated[int | None, typer.Option(min=1, help="With --filter: its N strongest patches as one grid.")]
+
+
+def _settings(
+    config: Annotated[str, typer.Option("--config", "-c", help="A TOML configuration.")] = "configs/demo.toml",
+    layer: Annotated[
+        str | None, typer.Option("--layer", "-l", help='Number, name, list "1 3 conv5", all, or every.')
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A folder of .tar shards, one .tar, or 'photos'.")] = None,
+    weights: Annotated[str | None, typer.Option(help="bundled, torchvision, random, or a weights file.")] = None,
+    store: Annotated[str | None, typer.Option("--store", "-s", help="The Zarr store: runs/<config>.zarr.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="A cluster kind, or a TOML file that has a cluster table.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, for any key of the configuration.")
+    ] = None,
+) -> RunConfig:
+    given = {
+        "mine.layers": layer,
+        "data.path": data,
+        "network.weights": weights,
+        "store": store,
+        "cluster.device": device,
+    }
+    settings = {key: json.dumps(value) for key, value in given.items() if value is not None}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set {change} is not of the form section.key=value.")
+        settings[key.strip()] = value.strip()
+    return read_config(config, settings, cluster)
+
+
+def _command(name: str, help: str) -> Callable[[Callable[..., None]], None]:
+    """Make a command of a function of a RunConfig and its own options: ``_settings`` gives the other options."""
+
+    def decorate(function: Callable[..., None]) -> None:
+        common = inspect.signature(_settings, eval_str=True).parameters
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        def command(**options: Any) -> None:
+            settings = _settings(**{key: options.pop(key) for key in common})
+            function(settings, **options)
+
+        parameters = [*common.values(), *own]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name, help=help)(command)
+
+    return decorate
+
+
+@_command("run", "Run every stage: index, mine, rank, deconvolve, tile.")
+def _run_all(settings: RunConfig, filters: Filters = None, filter: Filter = None, grid: Grid = None) -> None:
+    _run(settings, ["index", "mine", "rank", "deconvolve", "tile"], filters, filter, grid)
+
+
+@_command("index", "List the images of every shard in the store.")
+def _index(settings: RunConfig) -> None:
+    _run(settings, ["index"])
+
+
+@_command("mine", "Record every filter's strongest activation on every image.")
+def _mine(settings: RunConfig) -> None:
+    _run(settings, ["mine"])
+
+
+@_command("rank", "Rank the nine strongest images of every filter.")
+def _rank(settings: RunConfig) -> None:
+    _run(settings, ["rank"])
+
+
+@_command("deconvolve", "Cut the patches of these and project them back to pixels.")
+def _deconvolve(settings: RunConfig) -> None:
+    _run(settings, ["deconvolve"])
+
+
+@_command("tile", "Draw the sheets.")
+def _tile(settings: RunConfig, filters: Filters = None, filter: Filter = None, grid: Grid = None) -> None:
+    _run(settings, ["tile"], filters, filter, grid)
+
+
+@_command("gallery", "Write a static page over the sheets.")
+def _gallery(settings: RunConfig) -> None:
+    _run(settings, ["gallery"])
+
+
+@_command("plan", "Tell what a run would do: images, blocks and bytes to be written. Nothing is written.")
+def _plan(settings: RunConfig) -> None:
+    from pipeline.plan import make_plan
+
+    from .estimate import estimate
+
+    with TemporaryDirectory() as folder:
+        for line in estimate(make_plan(settings, Path(folder))):
+            print(line)
+
+
+@app.command()
+def status(
+    store: Annotated[str, typer.Argument(help="The Zarr store.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Tell how far a store is, from the store alone."""
+    from pipeline.store import Store
+
+    from .report import status as report
+
+    found = report(Store.open(store))
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['store']}: {found['images']:,} images, {_undecodable(found['reasons'])}")
+    for name, layer in found["layers"].items():
+        stages = [stage if layer[stage] else f"{stage} to do" for stage in ("rank", "deconvolve")]
+        print(f"  {name}: {layer['done']} of {layer['blocks']} blocks mined, {', '.join(stages)}")
+
+
+@app.command()
+def networks(
+    every: Annotated[bool, typer.Option(help="List every convolution, not only the numbered layers.")] = False,
+) -> None:
+    """List the networks, their layers, numbers and receptive fields (in pixels, at an input of 224)."""
+    from pipeline.layers import find_layers
+    from pipeline.networks import ARCHITECTURES, trace_shapes
+
+    for name, architecture in ARCHITECTURES.items():
+        print(name)
+        graph = trace_shapes(name, 224, 224)
+        for layer in find_layers(graph, architecture.layers, "all every" if every else "all"):
+            field, number = layer.field.attributes(), f"{layer.number} = " if layer.number else ""
+            print(
+                f"  {number}{layer.name}: {layer.filters} filters, receptive field {field['size']}, "
+                f"stride {field['stride']}, tapped after {layer.tap.follows} of {layer.module}"
+            )
+
+
+def _run(
+    settings: RunConfig,
+    stages: list[str],
+    filters: str | None = None,
+    filter: int | None = None,
+    grid: int | None = None,
+) -> None:
+    # Imported here: torch and dask take seconds, `topnine --help` and wrong options should not.
+    from pipeline.plan import make_plan
+
+    from .runner import STAGES
+    from .runner import run as run_stages
+    from .tile import tile as draw
+
+    if grid is not None and filter is None:
+        raise InputError("--grid needs --filter: it draws one filter's strongest patches.")
+    made = make_plan(settings)
+    chosen = {name: STAGES[name] for name in stages}
+    if "tile" in chosen:
+        chosen["tile"] = partial(draw, filters=_numbers(filters), single=filter, grid=grid)
+    try:
+        with _show() as show:
+            for progress in run_stages(made, chosen):
+                show(progress)
+    except KeyboardInterrupt:
+        print("interrupted: what is done is kept, the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _summary(made, stages, filter, grid)
+
+
+def _numbers(text: str | None) -> list[int]:
+    try:
+        return [int(word) for word in (text or "").replace(",", " ").split()]
+    except ValueError:
+        raise InputError(f"--filters {text} is not a list of numbers: --filters 3,17,40.") from None
+
+
+def _summary(plan, stages: list[str], filter: int | None, grid: int | None) -> None:  # type: ignore[no-untyped-def]
+    from pipeline.store import Store
+
+    from .report import status as report
+    from .tile import sheet_paths
+
+    found = report(Store.open(plan.config.store))
+    dead = {name: layer["dead"] for name, layer in found["layers"].items() if layer["dead"] is not None}
+    print(f"{found['images']:,} images, {_undecodable(found['reasons'])}")
+    if dead:
+        print("dead filters: " + ", ".join(f"{name} {count}" for name, count in dead.items()))
+    print(plan.config.store)
+    if "tile" in stages:
+        for layer in plan.layers:
+            for path in sheet_paths(plan, layer, filter, grid):
+                print(path)
+    if "gallery" in stages:
+        print(plan.folder / "gallery" / "index.html")
+
+
+def _undecodable(reasons: dict[str, int]) -> str:
+    listed = "".join(f"\n  {count} × {reason}" for reason, count in reasons.items())
+    return f"{sum(reasons.values()):,} undecodable{listed}"
+
+
+# -- progress ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _show() -> Iterator[Callable[[Progress], None]]:
+    """Give what shows progress: bars on a terminal, elsewhere a line a stage and every ten seconds."""
+    if sys.stderr.isatty():
+        with _bars() as show:
+            yield show
+    else:
+        yield _Lines().show
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task) -> Text:  # type: ignore[no-untyped-def]
+            return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "")
+
+    columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
+    bars = Bars(*columns, console=Console(stderr=True), speed_estimate_period=60)
+    tasks = {}
+
+    def show(progress: Progress) -> None:
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bars.add_task(
+                progress.stage, total=progress.total, completed=progress.skipped, unit=progress.unit
+            )
+        bars.update(tasks[progress.stage], completed=progress.done)
+
+    with bars:
+        yield show
+
+
+class _Lines:
+    """Plain lines: when a stage begins and ends, and every ten seconds between."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._began = self._printed = 0.0
+
+    def show(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.stage != self._stage:
+            self._stage, self._began, self._printed = progress.stage, now, 0.0
+        if progress.done < progress.total and now - self._printed < 10:
+            return
+        self._printed = now
+        new, seconds = progress.done - progress.skipped, now - self._began
+        rate = new / seconds if new and seconds else 0
+        left = (
+            f", {(progress.total - progress.done) / rate:.0f} s left" if rate and progress.done < progress.total else ""
+        )
+        speed = f", {rate:.1f} {progress.unit}/s{left}" if rate else ""
+        print(
+            f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}{speed}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+# -- the program ------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run the command line: a user's error is one sentence and its exit code, without a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except TopnineError as error:
+        print(f"topnine: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

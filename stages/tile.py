@@ -1,0 +1,158 @@
+"""Stage tile: sheets of the filters, as PNG files with their facts in the picture and in its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from pipeline import figures
+from pipeline.cluster import Pool
+from pipeline.errors import InputError
+from pipeline.figures import Cell
+from pipeline.layers import Layer
+from pipeline.patches import cut, read_images, windows
+from pipeline.plan import Plan
+from pipeline.ranking import top
+from pipeline.store import Store
+
+from .progress import Progress
+
+
+def tile(
+    plan: Plan, pool: Pool, filters: Sequence[int] = (), single: int | None = None, grid: int | None = None
+) -> Iterator[Progress]:
+    """Draw the sheets of every layer asked for; always done again.
+
+    Parameters
+    ----------
+    filters : sequence of int
+        To be shown in this order; none = a seeded random subset of the live ones, as many as the paper shows.
+    single : int, optional
+        One filter, for a sheet of its own instead.
+    grid : int, optional
+        With ``single``: its so many strongest patches as one grid instead.
+    """
+    store = Store.open(plan.config.store)
+    for layer in plan.layers:
+        _check(plan, store, layer, [*filters, *([] if single is None else [single])])
+    folder = plan.folder / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    yield Progress("tile", 0, len(plan.layers), "layers")
+    for done, layer in enumerate(plan.layers, 1):
+        for path, picture, shown in _draw(plan, pool, store, layer, filters, single, grid):
+            _save(picture, folder / path, {**_facts(plan, store, layer), "filters": shown})
+        yield Progress("tile", done, len(plan.layers), "layers")
+
+
+def sheet_paths(plan: Plan, layer: Layer, single: int | None = None, grid: int | None = None) -> list[Path]:
+    """Give the paths of the files that tile makes for a layer."""
+    stem = f"layer{layer.title}"
+    if single is not None:
+        names = [f"{stem}-filter{single}.png" if grid is None else f"{stem}-filter{single}-grid{grid}.png"]
+    else:
+        names = [f"{stem}.png", *([f"{stem}-filters.png"] if _pixel_weights(plan, layer) is not None else [])]
+    return [plan.folder / "figures" / name for name in names]
+
+
+def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose a random subset of the live filters, in the order of their numbers; the same for the same seed."""
+    chosen = np.random.default_rng(seed).permutation(live)[:count]
+    return np.sort(chosen)
+
+
+def _draw(
+    plan: Plan, pool: Pool, store: Store, layer: Layer, filters: Sequence[int], single: int | None, grid: int | None
+) -> Iterator[tuple[str, Image.Image, str]]:
+    facts = _facts(plan, store, layer)
+    title = " · ".join(facts.values())
+    quantile = plan.config.tile.quantile
+    paths = [path.name for path in sheet_paths(plan, layer, single, grid)]
+    if single is not None:
+        title = f"{title} · filter {single}"
+        if grid is not None:
+            patches = _strongest_patches(plan, pool, store, layer, single, grid)
+            picture = figures.patch_grid(patches, f"{title}, its {len(patches)} strongest")
+        else:
+            (cell,) = _cells(store, layer, [single])
+            picture = figures.filter_sheet(cell, _captions(store, layer, single), title, quantile)
+        yield paths[0], picture, str(single)
+        return
+    rows, columns = figures.PAPER_GRIDS.get(layer.number or 0, figures.OTHER_GRID)
+    ranked = store.read_ranking(layer.name).image[:, 0] >= 0
+    chosen = list(filters) or choose_filters(np.nonzero(ranked)[0], rows * columns, plan.config.tile.seed).tolist()
+    if not chosen:
+        raise InputError(f"no filter of layer {layer.name} is active on any image: there is nothing to draw.")
+    yield (
+        paths[0],
+        figures.sheet(_cells(store, layer, chosen), (rows, columns), title, quantile),
+        " ".join(map(str, chosen)),
+    )
+    weights = _pixel_weights(plan, layer)
+    if weights is not None:
+        yield paths[1], figures.first_filters(weights, f"{facts['network']} · {facts['layer']}"), "all"
+
+
+def _check(plan: Plan, store: Store, layer: Layer, filters: Sequence[int]) -> None:
+    if store.fingerprint("deconvolve", layer.name) != plan.deconvolve_fingerprint(layer):
+        raise InputError(f"layer {layer.name} is not deconvolved with these settings: `topnine deconvolve` first.")
+    for number in filters:
+        if not 0 <= number < layer.filters:
+            raise InputError(f"layer {layer.name} has no filter {number}: its filters are 0 to {layer.filters - 1}.")
+
+
+def _pixel_weights(plan: Plan, layer: Layer) -> np.ndarray | None:
+    """Give the weights (filter, rgb, y, x) of a convolution that works on the image itself; None of any other layer."""
+    weight = getattr(plan.network().module.get_submodule(layer.module), "weight", None)
+    if layer.number != 1 or weight is None or weight.ndim != 4 or weight.shape[1] != 3:
+        return None
+    return weight.float().cpu().numpy()
+
+
+def _facts(plan: Plan, store: Store, layer: Layer) -> dict[str, str]:
+    number = f"layer {layer.number} ({layer.name})" if layer.number else f"layer {layer.name}"
+    return {
+        "network": plan.config.network.name,
+        "layer": number,
+        "data": plan.dataset.name,
+        "images": f"{store.images:,} images",
+        "rule": plan.config.deconvolve.rule,
+    }
+
+
+def _cells(store: Store, layer: Layer, filters: Sequence[int]) -> list[Cell]:
+    numbers = np.asarray(filters)
+    patch, projection, image = (
+        store.read_layer(layer.name, name, numbers) for name in ("patch", "projection", "top_image")
+    )
+    return [Cell(f, patch[i], projection[i], image[i] >= 0) for i, f in enumerate(filters)]
+
+
+def _captions(store: Store, layer: Layer, number: int) -> list[str]:
+    ranking = store.read_ranking(layer.name, slice(number, number + 1))
+    (keys,) = store.image_columns(["key"], np.maximum(ranking.image[0], 0))
+    return [
+        f"{activation:.3g}  {key}" if image >= 0 else ""
+        for activation, image, key in zip(ranking.activation[0], ranking.image[0], keys, strict=True)
+    ]
+
+
+def _strongest_patches(plan: Plan, pool: Pool, store: Store, layer: Layer, number: int, count: int) -> np.ndarray:
+    """Cut the patches (patch, y, x, rgb) of a filter's strongest activations, as many as there are up to a count."""
+    strongest = top(store.read_filter(layer.name, number), ranks=count)
+    ranking = store.locate(layer.name, strongest, number)
+    there = ranking.image[0] >= 0
+    if not there.any():
+        raise InputError(f"filter {number} of layer {layer.name} is not active on any image: there is nothing to draw.")
+    boxes = windows(layer.field, ranking.row[0][there], ranking.column[0][there], plan.config.decode.crop)
+    return cut(read_images(store, plan.dataset, ranking.image[0][there], plan.config.decode, pool.threads), boxes)
+
+
+def _save(picture: Image.Image, path: Path, facts: dict[str, str]) -> None:
+    metadata = PngInfo()
+    for name, value in facts.items():
+        metadata.add_text(name, value)
+    picture.save(path, pnginfo=metadata)
