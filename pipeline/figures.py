@@ -149,7 +149,7 @@ def _titled(picture: Image.Image, title: str) -> Image.Image:
     lines = _wrapped(title, font, max(picture.width, 320))
     step = TEXT_PX + 9
     top = SPACE_PX + len(lines) * step + SPACE_PX // 2
-    width = max(picture.width, *(int(font.getlength(line)) + 1 for line in lines))
+    width = max([picture.width, *(int(font.getlength(line)) + 1 for line in lines)])
     canvas = Image.new("RGB", (width + 2 * SPACE_PX, top + picture.height + SPACE_PX), PAPER)
     for i, line in enumerate(lines):
         ImageDraw.Draw(canvas).text((SPACE_PX, SPACE_PX + i * step), line, INK, font)

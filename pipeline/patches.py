@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from . import shards
@@ -35,13 +37,27 @@ def read_images(
                 f"image {keys[i]} in shard {name} was mined but cannot be decoded now: {error}. Has the shard changed?"
             ) from error
 
+    pixels = np.empty((len(images), config.crop, config.crop, 3), np.uint8)
     with shards.opened(dataset) as reader:
-        return np.stack(list(ahead(read, range(len(images)), threads, len(images))))
+        for i, image in enumerate(ahead(read, range(len(images)), threads, 4 * threads)):
+            pixels[i] = image
+    return pixels
 
 
 def windows(field: ReceptiveField, row: np.ndarray, column: np.ndarray, crop: int) -> np.ndarray:
     """Give the boxes (hit, corner) int32 of activations' patches: top, left, bottom, right in input pixels."""
-    boxes = [field.window(int(y), int(x), crop, crop) for y, x in zip(row, column, strict=True)]
+    return _boxes(field.window, row, column, crop)
+
+
+def crops(field: ReceptiveField, row: np.ndarray, column: np.ndarray, crop: int) -> np.ndarray:
+    """Give the boxes (hit, corner) int32 of the parts of the input that activations are computed from."""
+    return _boxes(field.crop, row, column, crop)
+
+
+def _boxes(
+    place: Callable[..., tuple[int, int, int, int]], row: np.ndarray, column: np.ndarray, crop: int
+) -> np.ndarray:
+    boxes = [place(int(y), int(x), crop, crop) for y, x in zip(row, column, strict=True)]
     return np.array(boxes, np.int32).reshape(-1, 4)
 
 

@@ -38,6 +38,27 @@ class Axis:
         """
         return self.offset + self.stride * position
 
+    def crop(self, position: int, length: int) -> tuple[int, int]:
+        """Give start and stop of a part of the input from which a unit is computed exactly as from the whole.
+
+        The start is a multiple of the stride, so the part is at ``position - start // stride`` of its own map. What
+        the unit sees lies inside, so that no padding of the part reaches it; at the input's true edges, where the
+        input's own padding does, the part ends there too.
+
+        >>> Axis(size=7, stride=2, offset=-3).crop(10, 96)
+        (16, 24)
+        >>> Axis(size=7, stride=2, offset=-3).crop(0, 96), Axis(size=7, stride=2, offset=-3).crop(47, 96)
+        ((0, 8), (88, 96))
+        """
+        if self.stride == 0:
+            return 0, length
+        inside = max(0, -(self.offset // self.stride))  # the first position that sees no padding
+        size = self.start(inside) + self.size
+        start = max(0, self.stride * (position - inside))
+        if start + size <= length:
+            return start, start + size
+        return max(0, (length - size) // self.stride * self.stride), length
+
 
 @dataclass(frozen=True)
 class ReceptiveField:
@@ -60,6 +81,12 @@ class ReceptiveField:
         """
         top, bottom = _inside(self.y, row, height)
         left, right = _inside(self.x, column, width)
+        return top, left, bottom, right
+
+    def crop(self, row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Give top, left, bottom, right of the part of the input that a unit is computed from: see ``Axis.crop``."""
+        top, bottom = self.y.crop(row, height)
+        left, right = self.x.crop(column, width)
         return top, left, bottom, right
 
     def attributes(self) -> dict[str, int | list[int]]:

@@ -42,7 +42,9 @@ def _settings(
     data: Annotated[str | None, typer.Option(help="A folder of .tar shards, one .tar, or 'photos'.")] = None,
     weights: Annotated[str | None, typer.Option(help="bundled, torchvision, random, or a weights file.")] = None,
     store: Annotated[str | None, typer.Option("--store", "-s", help="The Zarr store: runs/<config>.zarr.")] = None,
-    cluster: Annotated[str | None, typer.Option(help="A cluster kind, or a TOML file that has a cluster table.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="A cluster kind, or a TOML file that has a cluster table.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value, for any key of the configuration.")

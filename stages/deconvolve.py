@@ -13,13 +13,13 @@ from pipeline.deconvnet import project
 from pipeline.device import repeatable
 from pipeline.errors import InputError, WorkError
 from pipeline.layers import Layer
-from pipeline.patches import cut, read_images, window_size, windows
+from pipeline.patches import crops, cut, read_images, window_size, windows
 from pipeline.plan import Plan
 from pipeline.store import Ranking, Store
 
 from .progress import Progress
 
-FILTERS_A_TASK = 8
+FILTERS_A_TASK = 16
 
 # How far the activation computed anew may be from the recorded one, as a fraction of the filter's strongest.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
@@ -57,33 +57,48 @@ def deconvolve_filters(filters: range, plan: Plan, layer: Layer, threads: int) -
     shape = (*ranking.image.shape, *window_size(layer.field, crop), 3)
     patch, projection = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
     box = np.full((*ranking.image.shape, 4), -1, np.int32)
-    images, source = np.unique(ranking.image), np.empty(0)
-    filled = np.argwhere(ranking.image >= 0)
-    if len(filled):
-        images = images[images >= 0]
-        source = read_images(store, plan.dataset, images, plan.config.decode, threads)
-    for start in range(0, len(filled), plan.config.deconvolve.batch):
+    filled = np.nonzero(ranking.image >= 0)
+    images = np.unique(ranking.image[filled])
+    source = read_images(store, plan.dataset, images, plan.config.decode, threads)
+    box[filled] = windows(layer.field, ranking.row[filled], ranking.column[filled], crop)
+    parts = crops(layer.field, ranking.row[filled], ranking.column[filled], crop)
+    for batch in batches_of_one_shape(parts, plan.config.deconvolve.batch * crop**2):
         if cluster.stopping.is_set():
             return
-        at = tuple(filled[start : start + plan.config.deconvolve.batch].T)
+        at = filled[0][batch], filled[1][batch]
         pixels = source[np.searchsorted(images, ranking.image[at])]
         with repeatable(threads):
-            activation, projected = project_hits(
-                plan, layer, pixels, at[0] + filters.start, ranking.row[at], ranking.column[at]
-            )
+            activation, projected = project_parts(plan, layer, pixels, parts[batch], at[0] + filters.start, ranking, at)
         check_recomputed(plan, store, layer, filters.start, ranking, at, activation)
-        box[at] = windows(layer.field, ranking.row[at], ranking.column[at], crop)
-        patch[at], projection[at] = cut(pixels, box[at]), cut(projected, box[at])
+        patch[at] = cut(pixels, box[at])
+        projection[at] = cut(projected, box[at] - np.tile(parts[batch, :2], 2))
     store.write_patches(layer.name, rows, patch, projection, box)
 
 
-def project_hits(
-    plan: Plan, layer: Layer, images: np.ndarray, filter: np.ndarray, row: np.ndarray, column: np.ndarray
+def batches_of_one_shape(boxes: np.ndarray, pixels: int) -> Iterator[np.ndarray]:
+    """Divide boxes (hit, corner) into batches of one shape, of at most so many pixels; give their indices."""
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    for height, width in np.unique(sizes, axis=0):
+        alike = np.nonzero((sizes == (height, width)).all(axis=1))[0]
+        batch = max(1, pixels // (height * width))
+        yield from (alike[start : start + batch] for start in range(0, len(alike), batch))
+
+
+def project_parts(
+    plan: Plan,
+    layer: Layer,
+    images: np.ndarray,
+    parts: np.ndarray,
+    filters: np.ndarray,
+    ranking: Ranking,
+    at: tuple[np.ndarray, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give activations (hit) and projections (hit, y, x, rgb) of one place of each of some images (hit, y, x, rgb)."""
+    """Give activations (hit) and projections (hit, y, x, rgb) within parts (hit, corner) of images (hit, y, x, rgb)."""
     network = plan.network()
-    pixels = network.architecture.normalise(torch.from_numpy(images).to(plan.device))
-    f, y, x = torch.from_numpy(np.stack([filter, row, column]).astype(np.int64)).to(plan.device)
+    pixels = network.architecture.normalise(torch.from_numpy(cut(images, parts)).to(plan.device))
+    row = ranking.row[at] - parts[:, 0] // max(1, layer.field.y.stride)
+    column = ranking.column[at] - parts[:, 1] // max(1, layer.field.x.stride)
+    f, y, x = torch.from_numpy(np.stack([filters, row, column]).astype(np.int64)).to(plan.device)
     activation, projection = project(network.module, layer.tap, pixels, f, y, x, plan.rules())
     return activation.cpu().numpy(), projection.permute(0, 2, 3, 1).cpu().numpy()
 

@@ -1,0 +1,213 @@
+"""The commands of the README, as a user types them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY, encode, noise, write_tar
+
+TOPNINE = Path(sys.executable).parent / "topnine"
+
+
+def topnine(*arguments, cwd=REPOSITORY, **options):
+    return subprocess.run(
+        [TOPNINE, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=600, check=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo, in an empty folder that holds nothing but the configurations."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "configs").symlink_to(REPOSITORY / "configs")
+    finished = topnine("run", "--layer", "5", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished
+
+
+def test_the_demo_makes_a_sheet_and_says_where(demo):
+    folder, finished = demo
+    lines = finished.stdout.splitlines()
+    assert lines[0] == "536 images, 0 undecodable"
+    assert lines[1:] == ["dead filters: conv5 0", "runs/demo.zarr", "runs/demo/figures/layer5.png"]
+    assert re.search(r"mine: 536 of 536 images, [\d.]+ images/s", finished.stderr)
+    with Image.open(folder / "runs/demo/figures/layer5.png") as sheet:
+        assert sheet.text["network"] == "tiny_zfnet"
+        assert sheet.text["layer"] == "layer 5 (conv5)"
+        assert sheet.text["rule"] == "deconvnet"
+        assert sheet.text["images"] == "536 images"
+        assert len(sheet.text["filters"].split()) == 10
+        pixels = np.asarray(sheet)
+    assert (pixels == 128).all(axis=2).mean() > 0.05  # the grey around projections
+    assert pixels[:, pixels.shape[1] // 2 :].std() > 60  # photographs
+
+
+def test_a_finished_run_is_not_done_again_and_draws_the_same(demo):
+    folder, _ = demo
+    sheet = folder / "runs/demo/figures/layer5.png"
+    before = sheet.read_bytes()
+    again = topnine("run", "--layer", "5", cwd=folder)
+    assert again.returncode == 0
+    assert "mine: 536 of 536 images\n" in again.stderr
+    assert sheet.read_bytes() == before
+
+
+def test_another_layer_is_added_with_its_filters_drawn(demo):
+    folder, _ = demo
+    finished = topnine("run", "--layer", "conv1", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-2:] == [
+        "runs/demo/figures/layer1.png",
+        "runs/demo/figures/layer1-filters.png",
+    ]
+    state = json.loads(topnine("status", "runs/demo.zarr", "--json", cwd=folder).stdout)
+    assert set(state["layers"]) == {"conv1", "conv5"}
+    conv5 = {key: state["layers"]["conv5"][key] for key in ("blocks", "done", "rank", "deconvolve")}
+    assert conv5 == {"blocks": 9, "done": 9, "rank": True, "deconvolve": True}
+    assert (state["images"], state["undecodable"]) == (536, 0)
+
+
+def test_one_filter_has_a_sheet_and_a_grid_of_any_size(demo):
+    folder, _ = demo
+    for options, name in (
+        (["--filters", "3,17,40"], "layer5.png"),
+        (["--filter", "7"], "layer5-filter7.png"),
+        (["--filter", "7", "--grid", "25"], "layer5-filter7-grid25.png"),
+    ):
+        finished = topnine("tile", "--layer", "5", *options, cwd=folder)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.splitlines()[-1] == f"runs/demo/figures/{name}"
+        with Image.open(folder / "runs/demo/figures" / name) as sheet:
+            assert sheet.text["filters"] == ("3 17 40" if options[0] == "--filters" else "7")
+
+
+def test_the_gallery_is_one_page_with_the_sheets(demo):
+    folder, _ = demo
+    finished = topnine("gallery", cwd=folder)
+    assert finished.returncode == 0, finished.stderr
+    page = folder / "runs/demo/gallery/index.html"
+    for source in re.findall(r'src="([^"]+)"', page.read_text()):
+        assert (page.parent / source).is_file()
+    assert "layer5.png" in page.read_text()
+
+
+def test_the_readmes_script_runs(demo, tmp_path):
+    folder, _ = demo
+    (script,) = re.findall(r"```python\n(import xarray.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "script.py").write_text(script)
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", tmp_path / "script.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("\n") >= 3
+
+
+def test_plan_writes_nothing(tmp_path):
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    finished = topnine("plan", "--layer", "all", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("536 images in 4 shards, 9 blocks of 64\nlayer conv1: 64 filters")
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
+
+
+def test_networks_lists_layers_numbers_and_receptive_fields():
+    found = topnine("networks").stdout
+    assert "  5 = conv5: 256 filters, receptive field 163, stride 16, tapped after relu of features.10" in found
+    assert "features.3.squeeze" in topnine("networks", "--every").stdout
+
+
+def test_undecodable_images_are_counted_with_their_reason_and_the_run_goes_on(tmp_path):
+    images = [(f"{i}.png", encode(noise(i))) for i in range(12)]
+    images += [("zero.jpg", b""), ("text.jpg", b"hello"), ("cut.jpg", encode(noise(1), "JPEG")[:900])]
+    data = write_tar(tmp_path / "a.tar", images)
+    finished = topnine("run", "--data", data, "--store", tmp_path / "x.zarr", "--layer", "1")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("15 images, 3 undecodable\n  2 × not an image\n  1 × OSError")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data", "nothing"], "there is no data at nothing"),
+        (["--data", "EMPTY"], "holds no .tar shards"),
+        (["--data", "NOIMAGES"], "holds no images"),
+        (["--layer", "6"], "there is no layer '6'"),
+        (["--layer", "fc7", "--set", "decode.crop=64"], "not a spatial map"),
+        (["--set", "network.name=lenet"], "there is no network 'lenet'"),
+        (["--set", "mine.blok=3"], "mine.blok is not a key"),
+        (["--set", "mine.block"], "is not of the form section.key=value"),
+        (["--config", "nothing.toml"], "there is no configuration nothing.toml"),
+        (["--weights", "nothing.pth"], "there is no weights file nothing.pth"),
+        (["--store", "pyproject.toml/run.zarr"], "is a file"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
+        (["--cluster", "cloud"], "cluster.kind = 'cloud' does not fit"),
+        (["--filters", "3,x"], "is not a list of numbers"),
+        (["--grid", "9"], "--grid needs --filter"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_2_and_nothing_is_written(tmp_path, options, sentence):
+    (tmp_path / "EMPTY").mkdir()
+    write_tar(tmp_path / "NOIMAGES" / "a.tar", [("readme.txt", b"x")])
+    options = [str(tmp_path / option) if option in ("EMPTY", "NOIMAGES") else option for option in options]
+    before = sorted(tmp_path.rglob("*"))
+    stores = [] if "--store" in options else ["--store", tmp_path / "run.zarr"]
+    finished = topnine("run", *stores, *options)
+    assert finished.returncode == 2, finished.stderr
+    message = [line for line in finished.stderr.splitlines() if line.startswith("topnine: ")]
+    assert len(message) == 1
+    assert sentence in message[0]
+    assert "Traceback" not in finished.stderr
+    kept = [path for path in sorted(tmp_path.rglob("*")) if "run/shards" not in str(path) and path.name != "run"]
+    assert kept == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_read_only_mount_is_one_sentence(tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", tmp_path], check=True)
+    try:
+        finished = topnine("run", "--store", tmp_path / "run.zarr")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert finished.returncode == 2
+    assert "is read-only. Give another STORE." in finished.stderr
+
+
+def test_filters_that_are_not_there_are_named(demo):
+    folder, _ = demo
+    finished = topnine("tile", "--layer", "5", "--filter", "128", cwd=folder)
+    assert finished.returncode == 2
+    assert "layer conv5 has no filter 128: its filters are 0 to 127" in finished.stderr
+
+
+def test_changed_images_are_noticed_before_they_are_drawn(tmp_path):
+    images = [(f"{i}.png", encode(noise(i))) for i in range(12)]
+    data = write_tar(tmp_path / "a.tar", images)
+    options = ["--data", data, "--store", tmp_path / "x.zarr", "--layer", "1"]
+    assert topnine("run", *options).returncode == 0
+    swapped = [(name, images[11 - i][1]) for i, (name, _) in enumerate(images)]
+    if len({len(image) for _, image in images}) > 1:  # the same size, so that only the pixels differ
+        swapped = [(name, image[:-60] + images[0][1][-60:]) for name, image in images]
+    write_tar(data, swapped)
+    finished = topnine("run", *options, "--set", "deconvolve.rule=guided")
+    assert finished.returncode == 1
+    assert re.search(r"the activation is now|cannot be decoded now", finished.stderr)
+
+
+def test_real_photographs_through_a_real_network(test_data, tmp_path):
+    """A quarter of ImageNet-500 through SqueezeNet: the sheets of layers 1 and 3."""
+    finished = topnine(
+        "run", "--config", "configs/imagenet-squeezenet.toml", "--layer", "1 fire6", "--store", tmp_path / "s.zarr",
+        "--data", test_data / "data/imagenet-500/imagenet-sample-000000.tar",
+        "--weights", test_data / "weights/squeezenet1_0.safetensors",
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "dead filters: conv1 0, fire6 0" in finished.stdout
+    with Image.open(tmp_path / "s/figures/layer3.png") as sheet:
+        assert len(sheet.text["filters"].split()) == 12

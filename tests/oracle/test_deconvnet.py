@@ -1,0 +1,152 @@
+"""Projections against networks run up and down by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.deconvnet import Rules, project
+from pipeline.graph import trace
+from pipeline.layers import find_layers
+from pipeline.networks import ARCHITECTURES, load
+from pipeline.taps import read_taps
+from tests.oracle.chains import run_up
+
+torch.manual_seed(0)
+
+EVERY_LAYER = [(name, layer) for name in ARCHITECTURES if name != "zfnet" for layer in ARCHITECTURES[name].layers]
+
+
+def double(name):
+    network = load(name, "bundled" if name == "tiny_zfnet" else "random", 0, "cpu")
+    return copy.deepcopy(network.module).double()
+
+
+def some_hits(maps, count):
+    """The strongest places of one of the stronger filters of each image."""
+    filters = maps.amax((2, 3)).argsort(dim=1, descending=True)[
+        torch.arange(count), torch.arange(count) % maps.shape[1]
+    ]
+    flat = maps[torch.arange(count), filters].flatten(1).argmax(dim=1)
+    return filters, flat // maps.shape[3], flat % maps.shape[3]
+
+
+@pytest.mark.parametrize(("name", "layer"), EVERY_LAYER)
+def test_projections_are_those_of_the_chain_run_down_by_hand(name, layer):
+    module = double(name)
+    size = 64 if name == "vgg16" else 96
+    pixels = torch.randn(3, 3, size, size, dtype=torch.float64)
+    graph = trace(module, pixels)
+    (found,) = find_layers(graph, ARCHITECTURES[name].layers, layer)
+    maps, down = run_up(name, module, layer, pixels)
+    filters, row, column = some_hits(maps, 3)
+    activation, projection = project(module, found.tap, pixels, filters, row, column, Rules())
+    hit = torch.arange(3)
+    seed = torch.zeros_like(maps)
+    seed[hit, filters, row, column] = maps[hit, filters, row, column]
+    expected = down(seed)
+    assert torch.allclose(activation, maps[hit, filters, row, column], rtol=1e-10, atol=0)
+    assert (projection - expected).abs().max() <= 1e-10 * expected.abs().max()
+    assert expected.abs().max() > 0
+
+
+@pytest.mark.parametrize(("name", "layer"), EVERY_LAYER)
+def test_parts_of_the_image_give_what_the_whole_gives(name, layer):
+    module = double(name)
+    size = {"resnet18": 160, "vgg16": 112}.get(name, 225)  # 225: windows that end past the last pixel
+    pixels = torch.randn(1, 3, size, size, dtype=torch.float64)
+    (found,) = find_layers(trace(module, pixels), ARCHITECTURES[name].layers, layer)
+    maps = read_taps(module, pixels, {"x": found.tap}, torch.clone)["x"]
+    height, width = maps.shape[2:]
+    for row, column in ((0, 0), (height // 2, width // 2), (height - 1, 1), (height - 2, width - 1)):
+        filter = maps[0, :, row, column].argmax()[None]
+        places = [torch.tensor([row]), torch.tensor([column])]
+        activation, whole = project(module, found.tap, pixels, filter, *places, Rules())
+        top, left, bottom, right = found.field.crop(row, column, size, size)
+        places = [
+            torch.tensor([row - top // found.field.y.stride]),
+            torch.tensor([column - left // found.field.x.stride]),
+        ]
+        again, part = project(module, found.tap, pixels[..., top:bottom, left:right], filter, *places, Rules())
+        expected = whole[..., top:bottom, left:right]
+        assert torch.allclose(again, activation, rtol=1e-12)
+        assert (part - expected).abs().max() <= 1e-12 * whole.abs().max()
+        assert expected.abs().sum() == pytest.approx(whole.abs().sum().item(), rel=1e-12)
+
+
+def small(*modules):
+    torch.manual_seed(3)
+    return torch.nn.Sequential(*modules).double().eval()
+
+
+def project_last(module, pixels, rules):
+    graph = trace(module, pixels)
+    (layer,) = find_layers(graph, {"last": str(len(module) - 1)}, "last")
+    maps = module(pixels)
+    f, y, x = some_hits(maps, len(pixels))
+    activation, projection = project(module, layer.tap, pixels, f, y, x, rules)
+    return maps, (f, y, x), activation, projection
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_gradient_is_autograds_and_guided_is_both_clamps(inplace):
+    module = small(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(inplace), torch.nn.Conv2d(6, 6, 3), torch.nn.ReLU(inplace))
+    pixels = torch.randn(4, 3, 12, 12, dtype=torch.float64)
+    _, (f, y, x), activation, gradient = project_last(module, pixels, Rules("gradient"))
+    variable = pixels.clone().requires_grad_(True)
+    picked = module(variable)[torch.arange(4), f, y, x]
+    (expected,) = torch.autograd.grad((picked**2 / 2).sum(), variable)
+    assert torch.allclose(gradient, expected, rtol=1e-12)
+    guided = project_last(module, pixels, Rules("guided"))[3]
+    low = module[0](pixels)
+    top = torch.zeros_like(module(pixels))
+    top[torch.arange(4), f, y, x] = activation
+    from_above = F.conv_transpose2d(top, module[2].weight).clamp(min=0) * (low > 0)
+    assert torch.allclose(guided, F.conv_transpose2d(from_above, module[0].weight), rtol=1e-12)
+    deconvnet = project_last(module, pixels, Rules())[3]
+    assert not torch.allclose(deconvnet, guided)
+    assert not torch.allclose(deconvnet, gradient)
+
+
+def test_overwrite_keeps_the_last_region_that_chose_a_position():
+    module = small(torch.nn.MaxPool2d(3, 1, 1), torch.nn.Conv2d(1, 1, 5, padding=2), torch.nn.ReLU())
+    pixels = torch.randn(1, 1, 7, 7, dtype=torch.float64)
+    _, (_, y, x), activation, found = project_last(module, pixels, Rules(pooling="overwrite"))
+    _, switches = F.max_pool2d(pixels, 3, 1, 1, return_indices=True)
+    top = torch.zeros(1, 1, 7, 7, dtype=torch.float64)
+    top[0, 0, y, x] = activation
+    pooled = F.conv_transpose2d(top, module[1].weight, padding=2)
+    expected = np.zeros(49)
+    for region in range(49):  # row-major: later regions overwrite earlier ones
+        expected[switches.flatten()[region]] = pooled.detach().flatten()[region]
+    assert np.allclose(found.flatten().numpy(), expected, rtol=1e-12, atol=0)
+    assert not np.allclose(found.numpy(), project_last(module, pixels, Rules())[3].numpy())
+
+
+def test_lrn_passes_back_unchanged_by_identity_and_by_its_derivative_else():
+    module = small(
+        torch.nn.Conv2d(3, 6, 3), torch.nn.LocalResponseNorm(5, 1.0), torch.nn.Conv2d(6, 2, 3), torch.nn.ReLU()
+    )
+    pixels = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    maps, (f, y, x), _, identity = project_last(module, pixels, Rules(lrn="identity"))
+    top = torch.zeros_like(maps)
+    top[torch.arange(2), f, y, x] = maps[torch.arange(2), f, y, x]
+    expected = F.conv_transpose2d(F.conv_transpose2d(top, module[2].weight), module[0].weight)
+    assert torch.allclose(identity, expected, rtol=1e-12)
+    assert not torch.allclose(project_last(module, pixels, Rules())[3], expected)
+
+
+def test_the_users_network_is_not_changed():
+    network = load("resnet18", "random", 0, "cpu")
+    before = {name: (id(module), type(module)) for name, module in network.module.named_modules()}
+    pixels = torch.randn(2, 3, 64, 64)
+    expected = network.module(pixels)
+    (layer,) = find_layers(trace(network.module, pixels), network.architecture.layers, "5")
+    zeros = torch.zeros(2, dtype=torch.long)
+    project(network.module, layer.tap, pixels, zeros, zeros, zeros, Rules())
+    assert {name: (id(module), type(module)) for name, module in network.module.named_modules()} == before
+    assert all(not module._forward_hooks and not module._backward_hooks for module in network.module.modules())
+    assert all(parameter.grad is None for parameter in network.module.parameters())
+    assert torch.equal(network.module(pixels), expected)

@@ -1,0 +1,74 @@
+"""Receptive fields against the support of the gradient.
+
+In float64, with weights 1/fan-in, normalisation and activation functions the identity and max-pooling replaced by
+average pooling, every pixel that can reach a unit does so with a positive weight.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.graph import trace
+from pipeline.layers import find_layers
+from pipeline.networks import ARCHITECTURES
+
+EVERY_LAYER = [(name, layer) for name in ARCHITECTURES for layer in ARCHITECTURES[name].layers]
+
+
+def linear(module: nn.Module) -> nn.Module:
+    """The network with every filter seeing all it can see."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU | nn.BatchNorm2d | nn.LocalResponseNorm | nn.Dropout):
+            setattr(module, name, nn.Identity())
+        elif isinstance(child, nn.MaxPool2d):
+            setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode))
+        else:
+            if isinstance(child, nn.Conv2d):
+                nn.init.constant_(child.weight, 1 / child.weight[0].numel())
+                if child.bias is not None:
+                    nn.init.zeros_(child.bias)
+            linear(child)
+    return module
+
+
+class _Stop(Exception):
+    pass
+
+
+def maps_of(module, path, pixels):
+    seen = []
+
+    def hook(_module, _inputs, output):
+        seen.append(output)
+        raise _Stop
+
+    handle = module.get_submodule(path).register_forward_hook(hook)
+    try:
+        module(pixels)
+    except _Stop:
+        return seen[0]
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(("name", "layer"), EVERY_LAYER)
+def test_the_field_is_the_support_of_the_gradient(name, layer):
+    architecture = ARCHITECTURES[name]
+    size = {"resnet18": 512, "vgg16": 256}.get(name, 224)
+    pixels = torch.zeros(1, 3, size, size)
+    module = architecture.build().eval()
+    (found,) = find_layers(trace(module, pixels), architecture.layers, layer)
+    exact = linear(module).double()
+    variable = pixels.double().requires_grad_(True)
+    maps = maps_of(exact, found.module, variable)
+    height, width = maps.shape[2:]
+    for row, column in ((height // 2, width // 2), (0, width - 1)):
+        (gradient,) = torch.autograd.grad(maps[0, :, row, column].sum(), variable, retain_graph=True)
+        support = gradient[0].abs().sum(dim=0) > 0
+        rows, columns = (torch.nonzero(support.any(dim=axis)).flatten() for axis in (1, 0))
+        top, left = found.field.y.start(row), found.field.x.start(column)
+        bottom, right = top + found.field.y.size - 1, left + found.field.x.size - 1
+        assert (rows[0], columns[0]) == (max(top, 0), max(left, 0))
+        # No window of a layer without padding may reach the last pixels of the image: clipping there is by the image.
+        for last, end in ((rows[-1], bottom), (columns[-1], right)):
+            assert last == end or (end >= size and size - 2 <= last < size)

@@ -1,0 +1,113 @@
+"""What the stages store against a loop over single images, a full sort, and networks run down by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import shards
+from pipeline.decode import decode
+from pipeline.patches import window_size
+from pipeline.store import Store
+from stages.deconvolve import FILTERS_A_TASK, deconvolve_filters
+from tests.conftest import run_stages, write_tar
+from tests.oracle.chains import run_all, run_up
+
+NETWORKS = [
+    ("tiny_zfnet", "configs/demo.toml", "bundled", 96),
+    ("squeezenet1_0", "configs/imagenet-squeezenet.toml", "random", 224),
+    ("alexnet", "configs/imagenet-alexnet.toml", "random", 224),
+    ("vgg16", "configs/imagenet-vgg16.toml", "random", 224),
+    ("resnet18", "configs/imagenet-resnet18.toml", "random", 224),
+]
+
+
+@pytest.fixture(scope="module")
+def shard(some_photos, tmp_path_factory):
+    """Nineteen photographs, and one that cannot be decoded."""
+    members = [*some_photos[:9], ("broken.jpg", b"not a picture"), *some_photos[9:19]]
+    return write_tar(tmp_path_factory.mktemp("shard") / "a.tar", members)
+
+
+def single_images(plan):
+    """Every image of the plan's one shard on its own, decoded and normalised; None where it cannot be."""
+    with shards.opened(plan.dataset) as reader:
+        for entry in shards.scan(plan.dataset, 0):
+            if entry.key == "broken":
+                yield None
+                continue
+            data = reader.read(0, entry.offset, entry.size)
+            pixels = torch.from_numpy(decode(data, plan.config.decode.resize, plan.config.decode.crop).pixels.copy())
+            yield plan.network().architecture.normalise(pixels[None])
+
+
+@pytest.mark.parametrize(("name", "config", "weights", "size"), NETWORKS, ids=[network[0] for network in NETWORKS])
+def test_a_run_stores_what_single_images_give(planned, shard, name, config, weights, size):
+    plan = planned(
+        config, network__weights=weights, data__path=shard, decode__resize=size, decode__crop=size, mine__layers="all",
+        mine__block=16, mine__batch=8,
+    )  # fmt: skip
+    run_stages(plan, "index", "mine", "rank")
+    store = Store.open(plan.config.store, write=True)
+    module = plan.network().module
+    images = list(single_images(plan))
+    names = [layer.name for layer in plan.layers]
+    with torch.no_grad():
+        maps = [None if image is None else run_all(name, module, names, image) for image in images]
+    for layer in plan.layers:
+        check_activations(store, layer, [None if found is None else found[layer.name] for found in maps])
+        check_ranking(store, layer)
+    for layer in (plan.layers[0], plan.layers[-1]):
+        check_projections(store, plan, layer, name, images)
+
+
+def check_activations(store, layer, maps):
+    stored = store.read_activation(layer.name, slice(0, store.images))
+    row, column = (np.asarray(store._array(f"layers/{layer.name}/{axis}")[:]) for axis in ("row", "column"))
+    expected = np.stack([np.full(layer.filters, np.nan) if m is None else m[0].amax((1, 2)).numpy() for m in maps])
+    tolerance = 1e-5 * np.nanmax(expected, axis=0)
+    bad = np.isnan(expected[:, 0])
+    assert bad.tolist() == [key == "broken" for key in store.image_columns(["key"])[0]]
+    assert np.isnan(stored[bad]).all()
+    assert (row[bad] == 0).all()
+    assert (np.abs(stored[~bad] - expected[~bad]) <= tolerance).all()
+    for i in np.nonzero(~bad)[0]:
+        there = maps[i][0].numpy()[np.arange(layer.filters), row[i], column[i]]
+        assert (np.abs(there - expected[i]) <= tolerance).all()  # the same position, or one tied within the tolerance
+
+
+def check_ranking(store, layer):
+    stored = store.read_activation(layer.name, slice(0, store.images))
+    ranking = store.read_ranking(layer.name)
+    for f in range(layer.filters):
+        strongest = sorted((-value, image) for image, value in enumerate(stored[:, f].tolist()) if value > 0)[:9]
+        assert ranking.image[f].tolist() == [image for _, image in strongest] + [-1] * (9 - len(strongest))
+        assert ranking.activation[f, : len(strongest)].tolist() == [-value for value, _ in strongest]
+    maximum, mean, active = (store.read_layer(layer.name, name) for name in ("maximum", "mean", "active_fraction"))
+    assert np.array_equal(maximum, np.nanmax(stored, axis=0))
+    assert np.allclose(mean, np.nanmean(stored, axis=0, dtype=np.float64))
+    assert np.allclose(active, (stored > 0).sum(axis=0) / np.isfinite(stored[:, 0]).sum())
+
+
+def check_projections(store, plan, layer, name, images):
+    store.create_patches(layer.name, *window_size(layer.field, plan.config.decode.crop))
+    deconvolve_filters(range(FILTERS_A_TASK), plan, layer, 2)
+    filters = slice(0, FILTERS_A_TASK)
+    ranking = store.read_ranking(layer.name, filters)
+    patch, projection, box = (store.read_layer(layer.name, n, filters) for n in ("patch", "projection", "box"))
+    for f in range(0, FILTERS_A_TASK, 5):
+        for rank in (0, 4, 8):
+            image = ranking.image[f, rank]
+            if image < 0:
+                assert (box[f, rank] == -1).all()
+                continue
+            maps, down = run_up(name, plan.network().module, layer.name, images[image])
+            seed = torch.zeros_like(maps)
+            place = 0, f, ranking.row[f, rank], ranking.column[f, rank]
+            seed[place] = maps[place]
+            expected = down(seed)[0].permute(1, 2, 0).numpy()
+            top, left, bottom, right = box[f, rank]
+            found = projection[f, rank]
+            assert np.abs(found - expected[top:bottom, left:right]).max() <= 1e-5 * np.abs(expected).max()
+            assert np.abs(expected).sum() == pytest.approx(np.abs(expected[top:bottom, left:right]).sum(), rel=1e-5)
+            again = plan.network().architecture.normalise(torch.from_numpy(patch[f, rank])[None])
+            assert torch.equal(again, images[image][:, :, top:bottom, left:right])

@@ -1,0 +1,57 @@
+"""A run that is interrupted says so, ends with 130, and goes on to the same bytes."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, run_stages, same_files, write_tar
+
+
+def command(store, data, *options):
+    return [
+        sys.executable, "-m", "stages.cli", "run", "--config", "configs/demo.toml", "--store", str(store), "--data",
+        str(data), "--layer", "1 5", "--set", "mine.block=8", "--set", "mine.batch=4", *options,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(some_photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    members = [(f"{copy}-{name}", image) for copy in range(6) for name, image in some_photos]
+    members.insert(100, ("bad.png", b"\x89PNG no"))
+    half = len(members) // 2
+    write_tar(folder / "a-1.tar", members[:half])
+    write_tar(folder / "a-2.tar", members[half:])
+    return folder
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_goes_on_to_the_bytes_of_an_undisturbed_one(data, tmp_path, planned, name):
+    plain = planned(data__path=data, mine__layers="1 5", mine__block=8, mine__batch=4, store=tmp_path / "plain.zarr")
+    run_stages(plain, "index", "mine", "rank", "deconvolve")
+    store = tmp_path / "interrupted.zarr"
+    run = subprocess.Popen(command(store, data), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    markers = store / "progress/conv5/c"
+    deadline = time.monotonic() + 120
+    while not (markers.is_dir() and len(list(markers.iterdir())) >= 2):
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    run.send_signal(getattr(signal, name))
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    done = {path.name: path.stat().st_mtime_ns for path in markers.iterdir()}
+    assert 2 <= len(done) < -(-len(list(range(6 * 54 + 1))) // 8)
+    again = subprocess.run(
+        command(store, data), cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert all((markers / block).stat().st_mtime_ns == stamp for block, stamp in done.items())
+    assert same_files(Path(plain.config.store), store)
+    assert "1 undecodable" in again.stdout

@@ -1,0 +1,52 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+
+from pipeline.decode import Geometry, decode
+from pipeline.errors import DecodeError
+from tests.conftest import encode, noise
+
+SIZES = [(375, 500), (500, 375), (256, 256), (224, 300), (100, 900), (301, 257), (97, 96)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_pixels_are_those_of_resizing_the_whole_image(height, width):
+    smooth = Image.fromarray(noise(1, 12, 12)).resize((width, height), Image.Resampling.BICUBIC)
+    found = decode(encode(np.asarray(smooth)), resize=256, crop=224).pixels
+    reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(smooth)
+    assert np.abs(found.astype(int) - np.asarray(reference)).max() <= 1
+
+
+def test_an_image_of_the_wanted_size_is_not_resampled():
+    pixels = noise(2)
+    assert np.array_equal(decode(encode(pixels), resize=96, crop=96).pixels, pixels)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_way_back_leads_to_where_the_pixels_were(height, width):
+    geometry = Geometry(height, width, resize=64, crop=48)
+    bright = np.zeros((height, width, 3), np.uint8)
+    top, left, bottom, right = (round(edge) for edge in geometry.to_source(10, 20, 30, 40))
+    bright[top:bottom, left:right] = 255
+    found = np.argwhere(decode(encode(bright), 64, 48).pixels[..., 0] > 127)
+    assert np.abs(found.min(axis=0) - (10, 20)).max() <= 1
+    assert np.abs(found.max(axis=0) - (29, 39)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+def test_every_mode_becomes_rgb(mode):
+    buffer = io.BytesIO()
+    Image.fromarray(noise(3)).convert(mode).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    assert decode(buffer.getvalue(), 96, 96).pixels.shape == (96, 96, 3)
+
+
+def test_what_cannot_be_decoded_says_why_and_nothing_of_the_process():
+    good = encode(noise(4), "JPEG")
+    for data in (b"", b"text", good[: len(good) // 2], encode(noise(4))[:200]):
+        with pytest.raises(DecodeError) as error:
+            decode(data, 96, 96)
+        assert str(error.value)
+        assert "0x" not in str(error.value)
