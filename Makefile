@@ -17,7 +17,7 @@ OPTIONS  = --config "$(CONFIG)" --layer "$(LAYER)" \
 	$(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mine test test-all lint bench submit gallery clean
+.PHONY: help setup mine test test-all fuzz lint bench submit gallery clean
 
 help:  ## list the targets
 	@echo 'make TARGET [LAYER=5] [CONFIG=configs/demo.toml] [DATA=] [WEIGHTS=] [STORE=] [CLUSTER=] [DEVICE=] [ARGS=]'
@@ -40,6 +40,9 @@ test: $(VENV)/ready-test  ## the tests, in minutes
 test-all: $(VENV)/ready-test  ## all tests
 	$(BIN)/python -m pytest
 
+fuzz: $(VENV)/ready-test  ## 20,000 mutated images and 2,000 mutated tars
+	$(BIN)/python -m tests.fuzz.mutants 20000 2000
+
 lint: $(VENV)/ready-test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,5 +62,5 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,parquet,s3,test]'
 	touch $@

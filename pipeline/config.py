@@ -25,9 +25,14 @@ class NetworkConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Where the images are."""
+    """Where the images are, and what is done about damaged ones."""
 
-    path: str = Field(description="a folder of .tar shards, one .tar, or 'photos' for the sample photographs")
+    path: str = Field(description="shards, folders, a pattern or a list of them, or 'photos', the sample photographs")
+    labels: str = Field("", description="a file with a class index or wnid a line, in the order of the images")
+    classes: str = Field("", description="a TSV of index, wnid, name")
+    on_damaged: Literal["skip", "fail"] = Field("skip", description="count damaged images, or stop at the first")
+    max_damaged_fraction: float = Field(0.01, ge=0, le=1, description="of the images; checked when more than ten are")
+    max_pixels: int = Field(178_956_970, ge=1, description="of an image; a larger one is damaged")
 
 
 class DecodeConfig(_Section):

@@ -12,7 +12,27 @@ from PIL import Image
 
 from .errors import DecodeError
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit: one 24-bit image of this size takes 512 MiB
+MAX_PIXELS = 178_956_970  # one 24-bit image of this size takes 512 MiB
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # not those that run programs, as EPS does
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    AssertionError,
+    RuntimeError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+)  # what Pillow's decoders have raised on damaged bytes
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns and cannot be set by a caller: data.max_pixels is checked instead
 
 
 @dataclass(frozen=True)
@@ -59,32 +79,42 @@ class Decoded:
     geometry: Geometry
 
 
-def decode(data: bytes, resize: int, crop: int) -> Decoded:
+def decode(data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode an image, shortest side to ``resize``, centre ``crop``, by Pillow's bilinear filter.
 
-    Only the pixels that survive the crop are resized. An image that has the size already is not resampled.
+    Only the pixels that survive the crop are resized. An image that has the size already is not resampled. What the
+    bytes are counts, not what they are called. An orientation in EXIF is ignored, as it is in training.
 
     Raises
     ------
     DecodeError
-        With the reason, which depends on the bytes alone.
+        With the reason, which depends on the bytes alone; also for more than ``max_pixels``, before they are decoded.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _network_input(image, resize, crop)
-    except Image.UnidentifiedImageError:
-        raise DecodeError("not an image") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
-        raise DecodeError(f"{type(error).__name__}: {error}") from None
-    except Image.DecompressionBombError as error:
-        raise DecodeError(str(error)) from None
-
-
-def _network_input(image: Image.Image, resize: int, crop: int) -> Decoded:
-    if image.width * image.height > MAX_PIXELS:
-        raise DecodeError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+    image = open_image(data, max_pixels)
     geometry = Geometry(image.height, image.width, resize, crop)
     top, left, bottom, right = geometry.to_source(0, 0, crop, crop)
     box = left, top, min(right, image.width), min(bottom, image.height)  # rounding may put it an ulp outside
-    cropped = image.convert("RGB").resize((crop, crop), Image.Resampling.BILINEAR, box=box)
-    return Decoded(np.asarray(cropped), geometry)
+    return Decoded(np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box)), geometry)
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image of any kind to RGB, in its own size; errors as ``decode``."""
+    if not data:
+        raise DecodeError("no bytes")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise DecodeError(f"{image.width} x {image.height} pixels are more than {max_pixels}")
+            return _rgb(image)
+    except Image.UnidentifiedImageError:
+        raise DecodeError("not an image") from None
+    except DECODER_ERRORS as error:
+        raise DecodeError(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits: Pillow would clip them at 255
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # a palette's transparent colour is dropped like any other alpha
+    return image.convert("RGB")

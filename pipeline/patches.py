@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from . import shards
-from .config import DecodeConfig
+from .config import RunConfig
 from .decode import decode
 from .errors import DecodeError, WorkError
 from .receptive_field import ReceptiveField
@@ -16,7 +16,7 @@ from .stream import ahead
 
 
 def read_images(
-    store: Store, dataset: shards.Dataset, images: np.ndarray, config: DecodeConfig, threads: int
+    store: Store, dataset: shards.Dataset, images: np.ndarray, config: RunConfig, threads: int
 ) -> np.ndarray:
     """Decode images by their ids (image): network input pixels (image, y, x, rgb) uint8.
 
@@ -25,19 +25,21 @@ def read_images(
     WorkError
         An image that was decoded when it was mined no longer can be.
     """
-    keys, shard, offset, size = store.image_columns(("key", "shard", "offset", "size"), images)
+    keys, shard, offset, length = store.image_columns(("key", "shard", "offset", "size"), images)
+
+    size = config.decode
 
     def read(i: int) -> np.ndarray:
         try:
-            data = reader.read(int(shard[i]), int(offset[i]), int(size[i]))
-            return decode(data, config.resize, config.crop).pixels
+            data = reader.read(int(shard[i]), int(offset[i]), int(length[i]))
+            return decode(data, size.resize, size.crop, config.data.max_pixels).pixels
         except (DecodeError, OSError) as error:
             name = dataset.shards[shard[i]].name
             raise WorkError(
                 f"image {keys[i]} in shard {name} was mined but cannot be decoded now: {error}. Has the shard changed?"
             ) from error
 
-    pixels = np.empty((len(images), config.crop, config.crop, 3), np.uint8)
+    pixels = np.empty((len(images), size.crop, size.crop, 3), np.uint8)
     with shards.opened(dataset) as reader:
         for i, image in enumerate(ahead(read, range(len(images)), threads, 4 * threads)):
             pixels[i] = image

@@ -16,8 +16,10 @@ from .config import RunConfig
 from .deconvnet import Rules
 from .errors import InputError
 from .graph import trace
+from .labels import Classes, read_classes
 from .layers import Layer, find_layers
 from .shards import photos
+from .shards.files import is_url, read_text
 from .store import Store, check_writable
 
 Fingerprint = dict[str, Any]
@@ -54,6 +56,10 @@ class Plan:
         config = self.config.network
         return networks.load(config.name, config.weights, config.seed, self.device)
 
+    def classes(self) -> Classes | None:
+        """Read the classes that ``data.classes`` names, if it names any."""
+        return read_classes(self.config.data.classes) if self.config.data.classes else None
+
     def rules(self) -> Rules:
         """Give the rules of the deconvnet."""
         config = self.config.deconvolve
@@ -63,7 +69,13 @@ class Plan:
         """Give how an image becomes the network's input, as the store records it."""
         decode, architecture = self.config.decode, networks.architecture(self.config.network.name)
         sizes = {"resize": decode.resize, "crop": decode.crop, "filter": "bilinear"}
-        return {**sizes, "scale": "RGB/255", "mean": list(architecture.mean), "std": list(architecture.std)}
+        return {
+            **sizes,
+            "orientation": "ignored",
+            "scale": "RGB/255",
+            "mean": list(architecture.mean),
+            "std": list(architecture.std),
+        }
 
     # Fingerprints chain: each holds its predecessor's keys.
 
@@ -75,6 +87,9 @@ class Plan:
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
         return {
             "data": f"{len(self.dataset.shards)} shards of {size:,} bytes (names and sizes: {digest})",
+            "data.labels": _text_digest(config.data.labels),
+            "data.classes": _text_digest(config.data.classes),
+            "data.max_pixels": config.data.max_pixels,
             "network.name": config.network.name,
             "network.weights": self.digest,
             "decode.resize": config.decode.resize,
@@ -128,6 +143,7 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     else:
         dataset = shards.find(config.data.path)
     plan = Plan(config, dataset, tuple(layers), network.digest, chosen)
+    plan.classes()
     if Store.exists(config.store):
         check_store(plan, Store.open(config.store))
     return plan
@@ -153,8 +169,14 @@ def _compare(plan: Plan, recorded: Mapping[str, Any], wanted: Mapping[str, Any])
             )
 
 
+def _text_digest(path: str) -> str:
+    return hashlib.sha256(read_text(path).encode()).hexdigest()[:12] if path else ""
+
+
 def run_folder(store: str) -> Path:
-    """Give the folder of a run from the path of its store: ``runs/demo.zarr`` has ``runs/demo``."""
+    """Give the folder of a run from its store: ``runs/demo.zarr`` has ``runs/demo``, ``s3://b/x.zarr`` ``runs/x``."""
+    if is_url(store):
+        store = f"runs/{store.rstrip('/').rsplit('/', 1)[-1]}"
     return Path(store.removesuffix(".zarr") if store.endswith(".zarr") else f"{store}.run")
 
 

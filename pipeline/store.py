@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -21,7 +21,7 @@ from zarr.core.sync import sync
 from .errors import InputError
 from .layers import Layer
 from .ranking import RANKS, Figures, Top
-from .shards import Dataset, Entry
+from .shards.files import describe, is_url
 
 SCHEMA = 1
 PENDING, OK, UNDECODABLE = range(3)  # images/status
@@ -59,14 +59,14 @@ class Store:
     @classmethod
     def exists(cls, path: str) -> bool:
         """Tell whether there is a store at a path."""
-        return (Path(path) / "zarr.json").is_file()
+        return describe(f"{path.rstrip('/')}/zarr.json") is not None
 
     @classmethod
     def open(cls, path: str, write: bool = False) -> Store:
         """Open an existing store; InputError if there is none at the path or it is of another schema."""
         if not cls.exists(path):
             raise InputError(f"there is no store at {path}: `topnine run` makes one.")
-        root = zarr.open_group(path, mode="r+" if write else "r", zarr_format=3)
+        root = zarr.open_group(path, mode="r+" if write else "r", zarr_format=3, storage_options=_options(path))
         if root.attrs.get("schema") != SCHEMA:
             found = root.attrs.get("schema")
             raise InputError(f"store {path} has schema {found!r}, this version reads {SCHEMA}: give another STORE.")
@@ -76,7 +76,7 @@ class Store:
     def create(cls, path: str) -> Store:
         """Open a store, making it if there is none yet."""
         if not cls.exists(path):
-            zarr.create_group(path, zarr_format=3, attributes={"schema": SCHEMA})
+            zarr.create_group(path, zarr_format=3, attributes={"schema": SCHEMA}, storage_options=_options(path))
         return cls.open(path, write=True)
 
     @property
@@ -108,9 +108,8 @@ class Store:
 
     def write_index(
         self,
-        dataset: Dataset,
-        entries: Sequence[tuple[int, Entry]],
-        keys: list[str],
+        columns: Mapping[str, np.ndarray],
+        reason: np.ndarray,
         block: int,
         attributes: Mapping[str, Any],
         fingerprint: Fingerprint,
@@ -119,31 +118,24 @@ class Store:
 
         Parameters
         ----------
-        entries : sequence of (shard number, Entry)
-            In the order of image ids.
-        keys : list of str
-            One an image, unique.
+        columns : mapping of name to ndarray (image)
+            key, shard, offset, size, label.
+        reason : ndarray (image) of str
+            What is wrong with an image that is known already to be damaged.
         block : int
             Images in a chunk of what mine writes.
         attributes : mapping
-            For the root: network, preprocessing, versions.
+            For the root: dataset, network, preprocessing, versions.
         """
         self._root.create_group("images", overwrite=True)
-        rows = min(INDEX_ROWS, len(entries))
-        columns = {
-            "key": np.array(keys, dtype=np.dtypes.StringDType()),
-            "shard": np.array([shard for shard, _ in entries], np.int32),
-            "offset": np.array([entry.offset for _, entry in entries], np.int64),
-            "size": np.array([entry.size for _, entry in entries], np.int64),
-            "label": np.array([entry.label for _, entry in entries], np.int32),
-        }
+        images = len(reason)
         for name, values in columns.items():
-            self._create(f"images/{name}", len(entries), values.dtype, rows, ["image"])[:] = values
+            self._create(f"images/{name}", images, values.dtype, min(INDEX_ROWS, images), ["image"])[:] = values
         for name, dtype in (("status", "u1"), ("reason", str), ("height", "i4"), ("width", "i4")):
-            self._create(f"images/{name}", len(entries), dtype, block, ["image"])
-        shards = [{"name": s.name, "size": s.size, "modified": s.modified} for s in dataset.shards]
-        described: dict[str, Any] = {"dataset": {"name": dataset.name, "shards": shards}, **attributes}
-        self._root.attrs.update(described)
+            self._create(f"images/{name}", images, dtype, block, ["image"])
+        if (reason != "").any():
+            self._array("images/reason")[:] = reason
+        self._root.attrs.update(dict(attributes))
         self.set_fingerprint("index", fingerprint)
 
     @cached_property
@@ -309,7 +301,10 @@ class Store:
 
     def _group(self, layer: str | None) -> zarr.Group:
         if layer is None:
-            return zarr.open_group(self.path, mode="r" if self._root.read_only else "r+")  # attributes as they are now
+            mode: Literal["r", "r+"] = "r" if self._root.read_only else "r+"
+            return zarr.open_group(
+                self.path, mode=mode, storage_options=_options(self.path)
+            )  # attributes as they are now
         return self._root[f"layers/{layer}"]  # type: ignore[return-value]
 
     def _array(self, path: str) -> zarr.Array:
@@ -340,8 +335,20 @@ class Store:
         return self._array(path)
 
 
+def _options(path: str) -> dict[str, Any] | None:
+    """Give fsspec's options for a URL: what other processes write must be seen, so no listing is kept."""
+    return {"use_listings_cache": False} if is_url(path) else None
+
+
 def check_writable(path: str) -> None:
     """Check, without writing, that a store can be made or written at a path; InputError says what is in the way."""
+    if is_url(path):
+        bucket = "/".join(path.split("/")[:3])
+        if describe(bucket) is None:
+            raise InputError(
+                f"the store {path} cannot be written: there is no {bucket}. Make it, or give another STORE."
+            )
+        return
     place = Path(path)
     if place.exists() and not place.is_dir():
         raise InputError(f"the store {path} cannot be written: a file is there. Give another STORE.")

@@ -39,7 +39,7 @@ def _settings(
     layer: Annotated[
         str | None, typer.Option("--layer", "-l", help='Number, name, list "1 3 conv5", all, or every.')
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A folder of .tar shards, one .tar, or 'photos'.")] = None,
+    data: Annotated[str | None, typer.Option(help="Shards, folders, a pattern, a list of them, or 'photos'.")] = None,
     weights: Annotated[str | None, typer.Option(help="bundled, torchvision, random, or a weights file.")] = None,
     store: Annotated[str | None, typer.Option("--store", "-s", help="The Zarr store: runs/<config>.zarr.")] = None,
     cluster: Annotated[
@@ -129,6 +129,26 @@ def _plan(settings: RunConfig) -> None:
     with TemporaryDirectory() as folder:
         for line in estimate(make_plan(settings, Path(folder))):
             print(line)
+
+
+@app.command()
+def pack(
+    data: Annotated[str, typer.Option(help="Shards, folders, a pattern, or a list of them.")],
+    to: Annotated[Path, typer.Option(help="A folder that is new or empty.")],
+    shard_mib: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB.")] = 256,
+    resize: Annotated[int | None, typer.Option(min=1, help="Shrink to this shortest side, in pixels.")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs, where images are shrunk.")] = 95,
+    classes: Annotated[str | None, typer.Option(help="A TSV of index, wnid, name.")] = None,
+) -> None:
+    """Pack images of any form into tar shards, as they are or shrunk to the network's input."""
+    from pipeline.labels import read_classes
+
+    from .pack import pack as run_pack
+
+    with _show() as show:
+        for progress in run_pack(data, to, shard_mib, resize, quality, read_classes(classes) if classes else None):
+            show(progress)
+    print(to)
 
 
 @app.command()
@@ -303,12 +323,18 @@ class _Lines:
 
 def main() -> None:
     """Run the command line: a user's error is one sentence and its exit code, without a traceback."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job would ignore it
+        signal.signal(number, _interrupt)
     try:
         app()
     except TopnineError as error:
         print(f"topnine: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a network that is gone
+        print(f"topnine: {error}. What is done is kept, the same command goes on from there.", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -59,7 +59,7 @@ def deconvolve_filters(filters: range, plan: Plan, layer: Layer, threads: int) -
     box = np.full((*ranking.image.shape, 4), -1, np.int32)
     filled = np.nonzero(ranking.image >= 0)
     images = np.unique(ranking.image[filled])
-    source = read_images(store, plan.dataset, images, plan.config.decode, threads)
+    source = read_images(store, plan.dataset, images, plan.config, threads)
     box[filled] = windows(layer.field, ranking.row[filled], ranking.column[filled], crop)
     parts = crops(layer.field, ranking.row[filled], ranking.column[filled], crop)
     for batch in batches_of_one_shape(parts, plan.config.deconvolve.batch * crop**2):

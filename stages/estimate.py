@@ -11,7 +11,7 @@ from pipeline.ranking import RANKS
 
 def estimate(plan: Plan) -> list[str]:
     """Give lines with images, blocks, and the bytes of a store before compression."""
-    images = sum(len(shards.scan(plan.dataset, shard)) for shard in range(len(plan.dataset.shards)))
+    images = sum(len(shards.scan(shard)) for shard in plan.dataset.shards)
     blocks = -(-images // plan.config.mine.block)
     lines = [f"{images:,} images in {len(plan.dataset.shards)} shards, {blocks:,} blocks of {plan.config.mine.block}"]
     total = 0

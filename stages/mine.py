@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 
 import numpy as np
@@ -23,6 +25,8 @@ from pipeline.taps import read_taps, spatial_maximum
 
 from .progress import Progress
 
+MANY_DAMAGED = 10  # images; fewer never fail a run
+
 
 @dataclass(frozen=True)
 class Span:
@@ -33,7 +37,13 @@ class Span:
 
 
 def mine(plan: Plan, pool: Pool) -> Iterator[Progress]:
-    """Mine every block that is not marked as done for every layer asked for."""
+    """Mine every block that is not marked as done for every layer asked for.
+
+    Raises
+    ------
+    WorkError
+        A shard is not what was indexed; or, when all is mined, too many images are damaged.
+    """
     store = Store.open(plan.config.store, write=True)
     for layer in plan.layers:
         if layer.name not in store.layers:
@@ -41,9 +51,54 @@ def mine(plan: Plan, pool: Pool) -> Iterator[Progress]:
     todo = find_todo(store, plan.layers)
     skipped = _images(store, set(range(store.blocks)) - todo.keys())
     yield Progress("mine", skipped, store.images, "images", skipped)
+    if todo:
+        for finished in pool.run(check_shard, touched_shards(plan, store), plan):
+            if finished and finished[1]:
+                raise WorkError(finished[1])
     for _ in pool.run(mine_span, find_spans(todo, plan.config.mine.span), plan, pool.threads):
         left = find_todo(store, plan.layers)
         yield Progress("mine", _images(store, set(range(store.blocks)) - left.keys()), store.images, "images", skipped)
+    check_damage(plan, store)
+
+
+def touched_shards(plan: Plan, store: Store) -> list[int]:
+    """Give the shards whose time of modification is not the indexed one: copied, or changed."""
+    recorded = store.attributes["dataset"]["shards"]
+    now = plan.dataset.shards
+    return [i for i, shard in enumerate(recorded) if shard["modified"] != now[i].modified]
+
+
+def check_shard(number: int, plan: Plan) -> str:
+    """Compare a shard's headers with the index (a task); give what differs, in a sentence, or nothing."""
+    store = Store.open(plan.config.store)
+    (shard,) = store.image_columns(["shard"])
+    rows = np.nonzero(shard == number)[0]
+    key, offset, size = store.image_columns(("key", "offset", "size"), rows)
+    found = shards.scan(plan.dataset.shards[number])
+    name = plan.dataset.shards[number].name
+    for i, entry in enumerate(found[: len(rows)]):
+        if (entry.offset, entry.size) != (offset[i], size[i]) or entry.key not in key[i]:
+            return (
+                f"shard {name} has changed since it was indexed: where image {key[i]} was, at {offset[i]}, "
+                f"is now {entry.key} at {entry.offset}. Mine the changed data into another STORE."
+            )
+    if len(found) != len(rows):
+        was = f"{len(rows)} images then, {len(found)} now"
+        return f"shard {name} has changed since it was indexed: {was}. Mine the changed data into another STORE."
+    return ""
+
+
+def check_damage(plan: Plan, store: Store) -> None:
+    """Raise WorkError where more than ten images and more than the allowed fraction are damaged."""
+    status, reason = store.image_columns(("status", "reason"))
+    reasons = Counter(reason[status == UNDECODABLE].tolist())
+    damaged, allowed = sum(reasons.values()), plan.config.data.max_damaged_fraction
+    if damaged > MANY_DAMAGED and damaged > allowed * store.images:
+        counts = "; ".join(f"{count} × {text}" for text, count in reasons.most_common(10))
+        raise WorkError(
+            f"{damaged:,} of {store.images:,} images are damaged, more than data.max_damaged_fraction = {allowed}: "
+            f"{counts}. The store is kept: repair the data and give another STORE, or allow more."
+        )
 
 
 def find_todo(store: Store, layers: tuple[Layer, ...]) -> dict[int, tuple[Layer, ...]]:
@@ -68,17 +123,11 @@ def mine_span(span: Span, plan: Plan, threads: int) -> None:
     """Mine the blocks of a span (a task): its decoder runs ahead of the network, across the blocks."""
     store = Store.open(plan.config.store, write=True)
     network = plan.network()
-    rows = np.concatenate([np.arange(store.images)[store.rows(block)] for block in span.blocks])
+    rows = slice(store.rows(span.blocks[0]).start, store.rows(span.blocks[-1]).stop)
     limit = max(2, plan.config.mine.queue_mib * 2**20 // (plan.config.decode.crop**2 * 3))
-    columns = store.image_columns(("shard", "offset", "size"), slice(int(rows[0]), int(rows[-1]) + 1))
+    columns = store.image_columns(("shard", "offset", "size", "key", "reason"), rows)
     with shards.opened(plan.dataset) as reader, repeatable(threads), torch.inference_mode():
-
-        def read(place: tuple[int, int, int]) -> Decoded | DecodeError:
-            try:
-                return decode(reader.read(*place), plan.config.decode.resize, plan.config.decode.crop)
-            except DecodeError as error:
-                return error
-
+        read = partial(read_image, reader, plan)
         decoded = ahead(read, zip(*(column.tolist() for column in columns), strict=True), threads, limit)
         for block in span.blocks:
             if cluster.stopping.is_set():
@@ -86,6 +135,25 @@ def mine_span(span: Span, plan: Plan, threads: int) -> None:
             images = store.rows(block)
             mine_block(store, plan, network, span.layers, block, list_batches(decoded, images, plan.config.mine.batch))
         decoded.close()
+
+
+def read_image(reader: shards.Reader, plan: Plan, place: tuple[int, int, int, str, str]) -> Decoded | DecodeError:
+    """Read and decode an image by shard, offset, size, key and what is known to be wrong with it."""
+    shard, offset, size, key, reason = place
+    name = plan.dataset.shards[shard].name
+    try:
+        if reason:
+            raise DecodeError(reason)
+        data = reader.read(shard, offset, size)
+        return decode(data, plan.config.decode.resize, plan.config.decode.crop, plan.config.data.max_pixels)
+    except DecodeError as error:
+        if plan.config.data.on_damaged == "fail":
+            raise WorkError(
+                f'shard {name}: image {key} cannot be decoded: {error}. Replace it, or set data.on_damaged = "skip".'
+            ) from None
+        return error
+    except OSError as error:
+        raise WorkError(f"shard {name}: image {key} cannot be read: {error}") from None
 
 
 def list_batches(

@@ -148,7 +148,7 @@ def _strongest_patches(plan: Plan, pool: Pool, store: Store, layer: Layer, numbe
     if not there.any():
         raise InputError(f"filter {number} of layer {layer.name} is not active on any image: there is nothing to draw.")
     boxes = windows(layer.field, ranking.row[0][there], ranking.column[0][there], plan.config.decode.crop)
-    return cut(read_images(store, plan.dataset, ranking.image[0][there], plan.config.decode, pool.threads), boxes)
+    return cut(read_images(store, plan.dataset, ranking.image[0][there], plan.config, pool.threads), boxes)
 
 
 def _save(picture: Image.Image, path: Path, facts: dict[str, str]) -> None:

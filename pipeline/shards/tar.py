@@ -1,48 +1,72 @@
-"""Tar shards as WebDataset writes them: ``key.jpg`` and, optionally, ``key.cls`` with the class index."""
+"""Tar shards: WebDataset's (``key.jpg`` with ``key.cls`` or ``key.json``), flat ones, and ImageNet's tar of tars."""
 
 from __future__ import annotations
 
-import tarfile
+import json
 from pathlib import PurePosixPath
+from typing import Any
 
 from ..errors import InputError
 from .entry import Entry
+from .files import OpenFile
+from .headers import Member, Read, is_tar, walk
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+LABEL_SUFFIXES = frozenset({".cls", ".json"})
+GZIP = b"\x1f\x8b"
+MAX_LABEL_BYTES = 65_536
 
 
-def scan(path: str) -> list[Entry]:
-    """List the images of a tar in container order by its headers; only ``.cls`` members are read.
+def scan(path: str, size: int) -> list[Entry]:
+    """List the images of a tar in container order by its headers; only labels are read.
+
+    A tar of tars, as ImageNet's training set comes, is listed in one: offsets are into the outer file, and an inner
+    tar's name is its images' class.
 
     Raises
     ------
     InputError
-        Not a tar, truncated, or a class that is not a whole number.
+        Not a tar, a compressed one, or a label that is not a class index.
     """
-    images: list[tuple[PurePosixPath, int, int]] = []
+    with OpenFile(path) as file:
+        if file.read(0, 2) == GZIP:
+            raise InputError(f"shard {path} is compressed, so an image in it cannot be sought: gunzip it first.")
+        if not is_tar(file.read):
+            raise InputError(f"shard {path} is not a tar: no header at its beginning. Copy the shard again.")
+        return _images(path, file.read, 0, size, "")
+
+
+def _images(path: str, read: Read, start: int, end: int, class_name: str) -> list[Entry]:
+    images: list[tuple[PurePosixPath, Member]] = []
+    inner: list[Entry] = []
     labels: dict[str, int] = {}
-    try:
-        with tarfile.open(path, "r:") as container:
-            for member in container:
-                name = PurePosixPath(member.name)
-                if not member.isfile() or name.name.startswith("."):
-                    continue
-                if name.suffix.lower() in IMAGE_SUFFIXES:
-                    images.append((name, member.offset_data, member.size))
-                elif name.suffix == ".cls":
-                    labels[str(name.with_suffix(""))] = _label(container, member, path)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"shard {path} cannot be read as a tar: {error}. Copy the shard again.") from error
-    return [
-        Entry(name.stem, str(name.parent), offset, size, labels.get(str(name.with_suffix("")), -1))
-        for name, offset, size in images
-    ]
+    for member in walk(read, start, end):
+        name = PurePosixPath(member.name or f"damaged-at-{member.offset}")
+        suffix = name.suffix.lower()
+        if suffix == ".tar" and not class_name:
+            inner += _images(path, read, member.offset, min(member.offset + member.size, end), name.stem)
+        elif (suffix in IMAGE_SUFFIXES and not name.name.startswith(".")) or not member.name:
+            images.append((name, member))
+        elif suffix in LABEL_SUFFIXES and not member.damage:
+            labels[str(name.with_suffix(""))] = _label(
+                path, member, read(member.offset, min(member.size, MAX_LABEL_BYTES))
+            )
+    return inner + [_entry(name, member, labels, class_name) for name, member in images]
 
 
-def _label(container: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:
-    file = container.extractfile(member)
-    text = file.read(32).strip() if file else b""
+def _entry(name: PurePosixPath, member: Member, labels: dict[str, int], class_name: str) -> Entry:
+    folder = class_name or str(name.parent)
+    label = labels.get(str(name.with_suffix("")), -1)
+    return Entry(name.stem, folder, member.offset, member.size, label, class_name, member.damage)
+
+
+def _label(path: str, member: Member, text: bytes) -> int:
     try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"shard {path}: member {member.name} holds {text!r}, expected a class index.") from None
+        if not member.name.endswith(".json"):
+            return int(text)
+        record = json.loads(text)
+        label: Any = record.get("label", record.get("cls", -1)) if isinstance(record, dict) else record
+        return int(label)
+    except (ValueError, TypeError, RecursionError):
+        found = text[:32]
+        raise InputError(f"shard {path}: member {member.name} holds {found!r}, expected a class index.") from None

@@ -31,7 +31,7 @@ ROUNDS = 5
 def decode_all(plan: Plan) -> list[Decoded]:
     """Decode every image with all cores."""
     with shards.opened(plan.dataset) as reader:
-        places = [(n, e.offset, e.size) for n in range(len(plan.dataset.shards)) for e in shards.scan(plan.dataset, n)]
+        places = [(n, e.offset, e.size) for n, shard in enumerate(plan.dataset.shards) for e in shards.scan(shard)]
         size = plan.config.decode
 
         def read(place: tuple[int, int, int]) -> Decoded:

@@ -129,14 +129,14 @@ def test_undecodable_images_are_counted_with_their_reason_and_the_run_goes_on(tm
     data = write_tar(tmp_path / "a.tar", images)
     finished = topnine("run", "--data", data, "--store", tmp_path / "x.zarr", "--layer", "1")
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.startswith("15 images, 3 undecodable\n  2 × not an image\n  1 × OSError")
+    assert finished.stdout.startswith("15 images, 3 undecodable\n  1 × no bytes\n  1 × not an image\n  1 × OSError")
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--data", "nothing"], "there is no data at nothing"),
-        (["--data", "EMPTY"], "holds no .tar shards"),
+        (["--data", "EMPTY"], "holds no shards"),
         (["--data", "NOIMAGES"], "holds no images"),
         (["--layer", "6"], "there is no layer '6'"),
         (["--layer", "fc7", "--set", "decode.crop=64"], "not a spatial map"),

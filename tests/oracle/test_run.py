@@ -34,7 +34,7 @@ def shard(some_photos, tmp_path_factory):
 def single_images(plan):
     """Every image of the plan's one shard on its own, decoded and normalised; None where it cannot be."""
     with shards.opened(plan.dataset) as reader:
-        for entry in shards.scan(plan.dataset, 0):
+        for entry in shards.scan(plan.dataset.shards[0]):
             if entry.key == "broken":
                 yield None
                 continue

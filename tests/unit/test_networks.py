@@ -129,7 +129,7 @@ def accuracy(network, folder, resize, crop, top=1):
     right = total = 0
     with opened(dataset) as reader, torch.inference_mode():
         for shard in range(len(dataset.shards)):
-            entries = scan(dataset, shard)
+            entries = scan(dataset.shards[shard])
             for start in range(0, len(entries), 125):
                 batch = entries[start : start + 125]
                 pixels = [decode(reader.read(shard, e.offset, e.size), resize, crop).pixels for e in batch]

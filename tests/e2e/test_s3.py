@@ -1,0 +1,160 @@
+"""Data and store on S3: moto in this process for the quick ones, and a real server where REQUIRE_ALL asks for it."""
+
+import gc
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import s3fs
+import xarray
+from moto.server import ThreadedMotoServer
+
+from pipeline import shards
+from pipeline.errors import InputError
+from pipeline.store import Store, check_writable
+from stages.mine import find_todo
+from tests.conftest import encode, noise, plan_run, run_stages
+from tests.e2e.test_commands import topnine
+from tests.forms import FORMS, Picture
+
+
+# s3fs leaves its sessions to the garbage collector, which aiohttp warns of; they are collected here, test by test.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def environment(endpoint: str, key: str, secret: str) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield environment(f"http://{host}:{port}", "key", "secret")
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def ceph():
+    """A real S3 server (Ceph's RADOS gateway, in memory), from the script that TOPNINE_S3_SETUP names."""
+    script = os.environ.get("TOPNINE_S3_SETUP")
+    if not script or not Path(script).is_file():
+        pytest.skip("TOPNINE_S3_SETUP names no script that starts an S3 server")
+    # Its servers go on running: they must not hold this process's pipes.
+    log = Path(os.environ.get("TMPDIR", "/tmp")) / "topnine-s3-setup.log"
+    with log.open("w") as output:
+        subprocess.run(["bash", script, "start"], check=True, stdout=output, stderr=output, timeout=500)
+    words = dict(word.split("=", 1) for word in log.read_text().split() if "=" in word)
+    address = next(word for word in log.read_text().split() if word.startswith("http://"))
+    yield environment(address, words["key"], words["secret"])
+    subprocess.run(["bash", script, "stop"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(params=["moto", "ceph"])
+def bucket(request, monkeypatch):
+    """An empty bucket's URL; the environment says where its server is."""
+    for name, value in request.getfixturevalue(request.param).items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    system = s3fs.S3FileSystem()
+    if system.exists("shelf"):
+        system.rm("shelf", recursive=True)
+    system.mkdir("shelf")
+    yield "s3://shelf"
+    s3fs.S3FileSystem.clear_instance_cache()
+    gc.collect()
+
+
+PICTURES = [Picture(f"p{i}", f"n{i % 3}", i % 3, encode(noise(i))) for i in range(14)]
+
+
+def upload(folder: Path, bucket: str) -> None:
+    s3fs.S3FileSystem().put(str(folder), f"{bucket}/{folder.name}", recursive=True)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_every_form_is_read_from_a_bucket_as_from_a_disk(bucket, tmp_path, form):
+    found = form(PICTURES, tmp_path / "data")
+    upload(tmp_path / "data", bucket)
+    there = bucket + str(found["path"]).removeprefix(str(tmp_path))
+    local, remote = shards.find(str(found["path"])), shards.find(there)
+    assert [(s.name, s.form, s.size) for s in remote.shards] == [(s.name, s.form, s.size) for s in local.shards]
+    with shards.opened(remote) as reader:
+        data = {
+            entry.key: reader.read(number, entry.offset, entry.size)
+            for number, shard in enumerate(remote.shards)
+            for entry in shards.scan(shard)
+        }
+    assert data == {picture.key: picture.data for picture in PICTURES}
+    for one, other in zip(local.shards, remote.shards, strict=True):
+        assert shards.scan(one) == shards.scan(other)
+
+
+def test_a_tars_images_are_not_read_to_index_it(bucket, tmp_path, monkeypatch):
+    big = [picture._replace(data=picture.data * 20) for picture in PICTURES]
+    path = FORMS[0](big, tmp_path / "data")["path"]
+    upload(tmp_path / "data", bucket)
+    dataset = shards.find(bucket + str(path).removeprefix(str(tmp_path)))
+    fetched = []
+    fetch = s3fs.S3FileSystem.cat_file
+    monkeypatch.setattr(s3fs.S3FileSystem, "cat_file", lambda *a, **k: fetched.append(fetch(*a, **k)) or fetched[-1])
+    entries = [entry for shard in dataset.shards for entry in shards.scan(shard)]
+    assert len(entries) == 14
+    assert sum(map(len, fetched)) < 20_000 < sum(shard.size for shard in dataset.shards) / 100
+
+
+def test_a_store_in_a_bucket_is_the_store_on_a_disk(bucket, tmp_path):
+    path = FORMS[0](PICTURES, tmp_path / "data")["path"]
+    upload(tmp_path / "data", bucket)
+    settings = {"mine__layers": "1", "mine__block": 4}
+    local = plan_run(tmp_path, data__path=path, **settings)
+    there = bucket + str(path).removeprefix(str(tmp_path))
+    remote = plan_run(tmp_path, data__path=there, store=f"{bucket}/run.zarr", **settings)
+    for plan in (local, remote):
+        run_stages(plan, "index", "mine", "rank", "deconvolve")
+    assert find_todo(Store.open(remote.config.store), remote.layers) == {}
+    for group in ("images", "layers/conv1"):
+        one, other = (
+            xarray.open_zarr(plan.config.store, group=group, consolidated=False).load() for plan in (local, remote)
+        )
+        assert one.identical(other) or one.equals(other)
+        assert set(one) == set(other)
+    assert np.isfinite(other.top_activation).any()
+
+
+def test_a_run_from_the_command_line_draws_beside_the_working_folder(bucket, tmp_path):
+    path = FORMS[5](PICTURES, tmp_path / "data")["path"]
+    upload(tmp_path / "data", bucket)
+    there = bucket + str(path).removeprefix(str(tmp_path))
+    (tmp_path / "configs").symlink_to(Path("configs").resolve())
+    finished = topnine("run", "--data", there, "--store", f"{bucket}/x.zarr", "--layer", "1", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "runs/x/figures/layer1.png").is_file()
+    state = topnine("status", f"{bucket}/x.zarr", cwd=tmp_path)
+    assert "conv1: 1 of 1 blocks mined" in state.stdout
+
+
+def test_what_is_not_there_is_one_sentence(bucket):
+    with pytest.raises(InputError, match="there is no data at s3://shelf/nothing"):
+        shards.find(f"{bucket}/nothing")
+    with pytest.raises(InputError, match=r"cannot be written: there is no s3://attic|cannot be reached"):
+        check_writable("s3://attic/run.zarr")
+    with pytest.raises(InputError, match="there is no store at"):
+        Store.open(f"{bucket}/run.zarr")
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(monkeypatch):
+    for name, value in environment("http://127.0.0.1:9", "k", "s").items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(InputError, match="cannot be reached"):
+        shards.find("s3://shelf/data")
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -1,0 +1,166 @@
+"""Mutated JPEGs and tars: nothing may crash, hang, grow without bound, or be lost from the counts.
+
+``python -m tests.fuzz.mutants 20000 2000`` runs so many of each, in this process: a crash of the decoder is its crash.
+The originals are real ones where ``TOPNINE_TEST_DATA`` names them, else photographs of the demo.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import sys
+import tarfile
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline import shards
+from pipeline.decode import decode
+from pipeline.errors import DecodeError, InputError
+from pipeline.shards import Dataset, Shard, photos
+from tests.conftest import write_tar
+
+SECONDS_EACH = 20
+GROWTH_MIB = 600  # one decoded image of a mutated size may take data.max_pixels; this bounds it to that
+MAX_PIXELS = 50_000_000
+
+
+def originals(count: int) -> list[bytes]:
+    """Real JPEGs, the smaller ones: those of ImageNet-500, or the demo's photographs encoded as JPEG."""
+    data = os.environ.get("TOPNINE_TEST_DATA")
+    if data and Path(data).is_dir():
+        dataset = shards.find(f"{data}/data/imagenet-500")
+        entries = [(n, entry) for n, shard in enumerate(dataset.shards) for entry in shards.scan(shard)]
+        entries = sorted(entries, key=lambda pair: pair[1].size)[:count]
+        with shards.opened(dataset) as reader:
+            return [reader.read(number, entry.offset, entry.size) for number, entry in entries]
+    with tempfile.TemporaryDirectory() as folder:
+        photos.write_shards(Path(folder))
+        dataset = shards.find(folder)
+        entries = [(0, entry) for entry in shards.scan(dataset.shards[0])[:count]]
+        with shards.opened(dataset) as reader:
+            return [_as_jpeg(reader.read(number, entry.offset, entry.size)) for number, entry in entries]
+
+
+def _as_jpeg(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def mutate(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """Flip bytes, cut, or splice with another."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return data[: rng.integers(len(data))]
+    if kind == 1:
+        at, size = rng.integers(len(data)), int(rng.integers(1, 4096))
+        return data[:at] + other[rng.integers(len(other)) :][:size] + data[at + (size if rng.random() < 0.5 else 0) :]
+    changed = np.frombuffer(data, np.uint8).copy()
+    reach = min(len(data), 700) if kind == 2 else len(data)  # headers more often than pixels
+    places = rng.integers(reach, size=int(rng.integers(1, 30)))
+    changed[places] = rng.integers(256, size=len(places), dtype=np.uint8)
+    return changed.tobytes()
+
+
+def fuzz_images(count: int, seed: int = 0) -> Counter:
+    """Decode so many mutated JPEGs; count what became of them."""
+    rng, images, found = np.random.default_rng(seed), originals(60), Counter()
+    for _ in range(count):
+        data = mutate(images[rng.integers(len(images))], images[rng.integers(len(images))], rng)
+        found[outcome(data)] += 1
+    assert sum(found.values()) == count
+    return found
+
+
+def outcome(data: bytes) -> str:
+    """Decode an image: "decoded", or that it was damaged; anything else is raised."""
+    signal.alarm(SECONDS_EACH)
+    try:
+        decode(data, 96, 96, MAX_PIXELS)
+        return "decoded"
+    except DecodeError as error:
+        assert str(error)
+        return "damaged"
+    finally:
+        signal.alarm(0)
+
+
+def fuzz_tars(count: int, seed: int = 0) -> Counter:
+    """Scan and read so many mutated tars; every entry becomes an image or a damaged one."""
+    rng, images, found = np.random.default_rng(seed), originals(8), Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.tar"
+        members = [(f"{'long/' * (30 * (i % 3))}{i}.jpg", image) for i, image in enumerate(images)]
+        write_tar(path, [pair for name, image in members for pair in ((name, image), (f"{name[:-3]}cls", b"3"))])
+        good = path.read_bytes()
+        with tarfile.open(path) as container:
+            headers = [member.offset for member in container]
+        for _ in range(count):
+            path.write_bytes(mutate_tar(good, headers, rng))
+            found.update(entries_of(path))
+    return found
+
+
+def mutate_tar(data: bytes, headers: list[int], rng: np.random.Generator) -> bytes:
+    """Mutate anywhere, or aim at one of the headers."""
+    if rng.random() < 0.4:
+        return mutate(data, data, rng)
+    changed = bytearray(data)
+    for _ in range(int(rng.integers(1, 4))):
+        at = headers[rng.integers(len(headers))]
+        place = at + int(rng.choice([0, 100, 124, 130, 148, 156, 257, 345])) + int(rng.integers(8))
+        changed[place] = int(rng.choice([0, 0x20, 0x30, 0x37, 0x80, 0xFF]))
+        if rng.random() < 0.7:  # a header that is wrong but has its checksum right
+            header = changed[at : at + 512]
+            header[148:156] = b" " * 8
+            changed[at + 148 : at + 156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(changed)
+
+
+def entries_of(path: Path) -> Counter:
+    """Scan a tar and decode its images; the counts add up to its entries, or the tar is refused as a whole."""
+    signal.alarm(SECONDS_EACH)
+    found: Counter = Counter()
+    shard = Shard(path.name, str(path), "tar", path.stat().st_size, 0.0)
+    try:
+        entries = shards.scan(shard)
+        keys = shards.unique_keys([(shard.name, entry) for entry in entries])
+        assert len(set(keys)) == len(entries)
+        with shards.opened(Dataset("a", (shard,))) as reader:
+            for entry in entries:
+                if entry.damage:
+                    found["damaged"] += 1
+                else:
+                    found[outcome(reader.read(0, entry.offset, entry.size))] += 1
+        assert sum(found.values()) == len(entries)
+        return found
+    except InputError as error:
+        assert str(path) in str(error)
+        return Counter(refused=1)
+    finally:
+        signal.alarm(0)
+
+
+def main(images: int, tars: int) -> None:
+    """Run the fuzz; print what became of all."""
+    signal.signal(signal.SIGALRM, _hang)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print("images", dict(fuzz_images(images)))
+    print("tars", dict(fuzz_tars(tars)))
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    print(f"grew by {grown} MiB")
+    assert grown < GROWTH_MIB
+
+
+def _hang(*_: object) -> None:
+    raise TimeoutError(f"more than {SECONDS_EACH} s for one")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,86 @@
+"""The walk over headers against Python's tarfile, and over tars that are damaged."""
+
+import io
+import tarfile
+
+import pytest
+
+from pipeline.shards.headers import BLOCK, walk
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+NAMES = ["a.jpg", "folder/" * 12 + "b.jpg", "é図.jpg", "x" * 99 + ".jpg", "c d.jpg", "./d.jpg", "/e.jpg", "../f.jpg"]
+
+
+def make(format, names=NAMES, sizes=(0, 1, 511, 512, 513, 5000)):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as container:
+        for i, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size = sizes[i % len(sizes)]
+            container.addfile(member, io.BytesIO(bytes([i]) * member.size))
+    return buffer.getvalue()
+
+
+def members(data):
+    return list(walk(lambda offset, size: data[offset : offset + size], 0, len(data)))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_it_finds_what_tarfile_finds(name):
+    names = NAMES if name != "ustar" else [n for n in NAMES if len(n.encode()) <= 100]
+    data = make(FORMATS[name], [*names, *(["long/" * 60 + "g.jpg"] if name != "ustar" else [])])
+    with tarfile.open(fileobj=io.BytesIO(data)) as container:
+        expected = [(member.name, member.offset_data, member.size) for member in container]
+    assert [(member.name, member.offset, member.size) for member in members(data)] == expected
+    assert not any(member.damage for member in members(data))
+
+
+def test_sizes_beyond_eight_gigabytes_are_read_from_headers_alone():
+    header = tarfile.TarInfo("big.jpg")
+    header.size = 20 * 2**30
+    for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        data = header.tobuf(format)
+        first = next(walk(lambda offset, size, data=data: data[offset : offset + size], 0, 40 * 2**30))
+        assert (first.name, first.size, first.damage) == ("big.jpg", header.size, "")
+
+
+def test_a_cut_names_the_member_it_hits():
+    data = make(tarfile.USTAR_FORMAT, ["a.jpg", "b.jpg"], (5000,))
+    found = members(data[: 512 + 5120 + 512 + 2000])
+    assert [member.name for member in found] == ["a.jpg", "b.jpg"]
+    assert found[1].damage == "needs bytes 6144..11144, the file ends at 8144"
+
+
+def test_a_cut_between_members_is_seen_by_the_missing_end():
+    data = make(tarfile.USTAR_FORMAT, ["a.jpg", "b.jpg"], (5000,))
+    found = members(data[: 512 + 5120])
+    assert [member.name for member in found] == ["a.jpg", ""]
+    assert "without its end mark" in found[1].damage
+
+
+def test_after_garbage_it_goes_on_at_the_next_header():
+    data = make(tarfile.USTAR_FORMAT, ["a.jpg"], (100,))[: 2 * BLOCK]
+    rest = make(tarfile.USTAR_FORMAT, ["b.jpg"], (100,))
+    found = members(data + b"\xa5" * 3 * BLOCK + rest)
+    assert [member.name for member in found] == ["a.jpg", "", "b.jpg"]
+    assert found[1].damage == "bytes 1024..2560 are no members of a tar"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(tarfile.SYMTYPE, "a link"), (tarfile.LNKTYPE, "a link"), (tarfile.CHRTYPE, "a device"), (b"S", "a sparse file")],
+)
+def test_what_is_no_plain_file_says_so(kind, words):
+    member = tarfile.TarInfo("x.jpg")
+    member.type, member.linkname = kind, "/etc/passwd"
+    (found, *_) = members(member.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    assert found.damage == f"is {words}, not a plain file"
+
+
+def test_names_that_are_no_utf8_are_kept_readable():
+    member = tarfile.TarInfo("x.jpg")
+    data = member.tobuf(tarfile.GNU_FORMAT, encoding="utf-8").replace(b"x.jpg", b"\xff\xfe.jp", 1)
+    header = bytearray(data)
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    assert members(bytes(header) + b"\0" * 1024)[0].name == "\\xff\\xfe.jp"
