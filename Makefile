@@ -48,7 +48,7 @@ lint: $(VENV)/ready-test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/ready  ## measure mining against the bare decoder and network: runs/bench.json
+bench: $(VENV)/ready-test  ## measure mining against the bare decoder and network: runs/bench.json
 	$(BIN)/python tests/benchmarks/bench.py
 
 clean:  ## remove the virtual environment and caches, never runs/

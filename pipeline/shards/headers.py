@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+from zlib import adler32
 
 BLOCK = 512
+END = bytes(BLOCK)  # the end-of-archive mark, or its first half
 REGULAR = (b"0", b"\0", b"7")
 KINDS = {
     b"1": "a link",
@@ -20,6 +22,7 @@ KINDS = {
     b"S": "a sparse file",
 }
 FOLDER = b"5"
+EXTENSIONS = (b"L", b"x", b"K", b"g")  # GNU long name, PAX records, GNU long link, PAX records for all
 MAX_NAME = 65_536  # bytes of a long name or PAX record; a longer one is damage, not a name
 
 Read = Callable[[int, int], bytes]
@@ -47,21 +50,22 @@ def walk(read: Read, start: int, end: int) -> Iterator[Member]:
     at, long_name, records = start, "", dict[str, str]()
     while at + BLOCK <= end:
         header = read(at, BLOCK)
-        if not header.strip(b"\0"):
-            return  # the end-of-archive mark
+        if header == END:
+            return
         size = _size(header)
         if size is None:
             at, skipped = _next_header(read, at, end), at
             yield Member("", skipped, at - skipped, f"bytes {skipped}..{at} are no members of a tar")
             continue
         kind, data = header[156:157], at + BLOCK
-        size = int(records["size"]) if records.get("size", "").isdigit() else size
+        if records:
+            size = int(records["size"]) if records.get("size", "").isdigit() else size
         at = data + -(-size // BLOCK) * BLOCK
-        if kind in (b"L", b"x") and size <= MAX_NAME and data + size <= end:
-            content = read(data, size)
-            long_name, records = (_text(content.rstrip(b"\0")), records) if kind == b"L" else (long_name, _pax(content))
-            continue
-        if kind in (b"K", b"g", b"L", b"x"):
+        if kind in EXTENSIONS:
+            if kind == b"L" and size <= MAX_NAME:
+                long_name = _text(read(data, size).rstrip(b"\0"))
+            elif kind == b"x" and size <= MAX_NAME:
+                records = _pax(read(data, size))
             continue
         name = long_name or records.get("path", "") or _name(header)
         long_name, records = "", {}
@@ -74,13 +78,15 @@ def walk(read: Read, start: int, end: int) -> Iterator[Member]:
 def is_tar(read: Read) -> bool:
     """Tell whether a tar begins here: with a header, or as an empty one with zeros."""
     header = read(0, BLOCK)
-    return len(header) == BLOCK and (not header.strip(b"\0") or _size(header) is not None)
+    return len(header) == BLOCK and (header == END or _size(header) is not None)
 
 
 def _damage(kind: bytes, data: int, size: int, end: int) -> str:
+    if kind in REGULAR and data + size <= end:
+        return ""
     if kind not in REGULAR:
         return f"is {KINDS.get(kind, f'of type {kind!r}')}, not a plain file"
-    return f"needs bytes {data}..{data + size}, the file ends at {end}" if data + size > end else ""
+    return f"needs bytes {data}..{data + size}, the file ends at {end}"
 
 
 def _next_header(read: Read, at: int, end: int) -> int:
@@ -93,19 +99,19 @@ def _next_header(read: Read, at: int, end: int) -> int:
 
 def _size(header: bytes) -> int | None:
     """Give the size in a header, or None if it is no header: its checksum is wrong."""
-    if len(header) < BLOCK:
+    checksum = _number(header[148:156]) if len(header) == BLOCK else None
+    if checksum is None:
         return None
-    checksum = _number(header[148:156])
-    if checksum is None or checksum != sum(header) - sum(header[148:156]) + 8 * 0x20:
-        return None
-    return _number(header[124:136])
+    # The sum of the bytes, its own field taken as spaces. adler32 gives it in C, modulo 65521 and begun at 1.
+    total = checksum + sum(header[148:156]) - 8 * 0x20
+    return _number(header[124:136]) if (adler32(header) & 0xFFFF) == (total + 1) % 65_521 else None
 
 
 def _number(field: bytes) -> int | None:
     if field[0] == 0x80:  # GNU: base 256
         return int.from_bytes(field[1:], "big")
     try:
-        return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+        return int(field.strip(b" \0") or b"0", 8)
     except ValueError:
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import InputError
@@ -37,27 +36,38 @@ def scan(path: str, size: int) -> list[Entry]:
 
 
 def _images(path: str, read: Read, start: int, end: int, class_name: str) -> list[Entry]:
-    images: list[tuple[PurePosixPath, Member]] = []
     inner: list[Entry] = []
+    images: list[tuple[str, Member]] = []
     labels: dict[str, int] = {}
     for member in walk(read, start, end):
-        name = PurePosixPath(member.name or f"damaged-at-{member.offset}")
-        suffix = name.suffix.lower()
+        stem, suffix = _split(member.name or f"damaged-at-{member.offset}")
         if suffix == ".tar" and not class_name:
-            inner += _images(path, read, member.offset, min(member.offset + member.size, end), name.stem)
-        elif (suffix in IMAGE_SUFFIXES and not name.name.startswith(".")) or not member.name:
-            images.append((name, member))
+            wnid = stem.rpartition("/")[2]
+            inner += _images(path, read, member.offset, min(member.offset + member.size, end), wnid)
+        elif suffix in IMAGE_SUFFIXES or not member.name:
+            images.append((stem, member))
         elif suffix in LABEL_SUFFIXES and not member.damage:
-            labels[str(name.with_suffix(""))] = _label(
-                path, member, read(member.offset, min(member.size, MAX_LABEL_BYTES))
-            )
-    return inner + [_entry(name, member, labels, class_name) for name, member in images]
+            text = read(member.offset, min(member.size, MAX_LABEL_BYTES))
+            labels[stem] = _label(path, member, text)
+    return inner + [_entry(stem, member, labels.get(stem, -1), class_name) for stem, member in images]
 
 
-def _entry(name: PurePosixPath, member: Member, labels: dict[str, int], class_name: str) -> Entry:
-    folder = class_name or str(name.parent)
-    label = labels.get(str(name.with_suffix("")), -1)
-    return Entry(name.stem, folder, member.offset, member.size, label, class_name, member.damage)
+def _split(name: str) -> tuple[str, str]:
+    """Split a member's name into path without extension, and extension in lower case; hidden files have none.
+
+    >>> _split("n01440764/a.b.JPEG"), _split("./.hidden.jpg")
+    (('n01440764/a.b', '.jpeg'), ('./.hidden.jpg', ''))
+    """
+    folder, slash, file = name.rpartition("/")
+    stem, dot, suffix = file.rpartition(".")
+    if not stem or stem.startswith("."):
+        return name, ""
+    return f"{folder}{slash}{stem}", f"{dot}{suffix}".lower()
+
+
+def _entry(stem: str, member: Member, label: int, class_name: str) -> Entry:
+    folder, _, key = stem.rpartition("/")
+    return Entry(key, class_name or folder or ".", member.offset, member.size, label, class_name, member.damage)
 
 
 def _label(path: str, member: Member, text: bytes) -> int:

@@ -19,7 +19,6 @@ from tests.conftest import encode, noise, plan_run, run_stages
 from tests.e2e.test_commands import topnine
 from tests.forms import FORMS, Picture
 
-
 # s3fs leaves its sessions to the garbage collector, which aiohttp warns of; they are collected here, test by test.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import signal
 import sys
 import tarfile
@@ -23,7 +22,7 @@ from pipeline import shards
 from pipeline.decode import decode
 from pipeline.errors import DecodeError, InputError
 from pipeline.shards import Dataset, Shard, photos
-from tests.conftest import write_tar
+from tests.conftest import peak_kib, write_tar
 
 SECONDS_EACH = 20
 GROWTH_MIB = 600  # one decoded image of a mutated size may take data.max_pixels; this bounds it to that
@@ -150,10 +149,10 @@ def entries_of(path: Path) -> Counter:
 def main(images: int, tars: int) -> None:
     """Run the fuzz; print what became of all."""
     signal.signal(signal.SIGALRM, _hang)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     print("images", dict(fuzz_images(images)))
     print("tars", dict(fuzz_tars(tars)))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    grown = (peak_kib() - before) // 1024
     print(f"grew by {grown} MiB")
     assert grown < GROWTH_MIB
 
