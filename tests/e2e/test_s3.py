@@ -1,4 +1,4 @@
-"""Data and store on S3: moto in this process for the quick ones, and a real server where REQUIRE_ALL asks for it."""
+"""Data and store on S3: moto in this process for the quick ones, a real server in ``make test-all``."""
 
 import gc
 import os
@@ -57,7 +57,7 @@ def ceph():
     subprocess.run(["bash", script, "stop"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-@pytest.fixture(params=["moto", "ceph"])
+@pytest.fixture(params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
 def bucket(request, monkeypatch):
     """An empty bucket's URL; the environment says where its server is."""
     for name, value in request.getfixturevalue(request.param).items():
