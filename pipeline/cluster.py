@@ -12,12 +12,21 @@ from distributed import Client, Future, LocalCluster, wait
 
 from .config import ClusterConfig
 from .device import cores
+from .errors import TopnineError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 # Set when the run is interrupted: tasks in the driver's own process, which cannot be ended, look at it between blocks.
 stopping = threading.Event()
+
+
+def _attempt(function: Callable[..., Result], *arguments: Any) -> Result | TopnineError:
+    """Run a task on a worker; a user's error comes back as a value, for Dask logs exceptions with their traceback."""
+    try:
+        return function(*arguments)
+    except TopnineError as error:
+        return error
 
 
 class Pool:
@@ -38,7 +47,7 @@ class Pool:
         finished: SimpleQueue[Future] = SimpleQueue()
         futures: dict[Any, tuple[Task, Future]] = {}
         for task in tasks:
-            future = self._client.submit(function, task, *fixed, pure=False, retries=0)
+            future = self._client.submit(_attempt, function, task, *fixed, pure=False, retries=0)
             futures[future.key] = task, future
             future.add_done_callback(finished.put)
         try:
@@ -49,7 +58,10 @@ class Pool:
                     yield None
                     continue
                 task, _ = futures.pop(future.key)
-                yield task, future.result()
+                result = future.result()
+                if isinstance(result, TopnineError):
+                    raise result
+                yield task, result
         finally:
             self._drop([future for _, future in futures.values()])
 

@@ -133,10 +133,12 @@ def _cells(store: Store, layer: Layer, filters: Sequence[int]) -> list[Cell]:
 
 def _captions(store: Store, layer: Layer, number: int) -> list[str]:
     ranking = store.read_ranking(layer.name, slice(number, number + 1))
-    (keys,) = store.image_columns(["key"], np.maximum(ranking.image[0], 0))
+    keys, labels = store.image_columns(("key", "label"), np.maximum(ranking.image[0], 0))
+    classes = store.attributes["dataset"]["classes"]
+    names = [classes[label] if 0 <= label < len(classes) else key for key, label in zip(keys, labels, strict=True)]
     return [
-        f"{activation:.3g}  {key}" if image >= 0 else ""
-        for activation, image, key in zip(ranking.activation[0], ranking.image[0], keys, strict=True)
+        f"{activation:.3g}  {name}" if image >= 0 else ""
+        for activation, image, name in zip(ranking.activation[0], ranking.image[0], names, strict=True)
     ]
 
 

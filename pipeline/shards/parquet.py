@@ -74,6 +74,6 @@ def _open(path: str) -> Any:
         import fsspec
 
         system, place = fsspec.url_to_fs(path)
-        return parquet.ParquetFile(system.open(place, "rb"))
+        return parquet.ParquetFile(system.open(place, "rb", cache_type="none"))  # only what is asked for
     except (arrow.ArrowException, OSError) as error:
         raise InputError(f"shard {path} cannot be read as parquet: {error}. Copy the shard again.") from error

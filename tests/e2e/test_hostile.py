@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ from pipeline.decode import decode
 from pipeline.errors import DecodeError, InputError, WorkError
 from pipeline.store import Store
 from tests.conftest import REPOSITORY, encode, noise, run_stages, write_tar
+from tests.e2e.test_commands import topnine
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:
@@ -138,6 +140,20 @@ def test_damaged_images_are_recorded_with_their_reason_and_nothing_is_extracted(
     assert "truncated" in found["cut"][1]
     assert {key for key, (status, _) in found.items() if status == 1} == {"ok", "up", "abs", "png"}
     assert set(Path("/tmp").glob("up.png")) | set(tmp_path.parent.glob("up.png")) == before
+
+
+def test_what_a_worker_finds_wrong_is_one_sentence_too(tmp_path):
+    label = write_tar(tmp_path / "l.tar", [("a.png", encode(noise(1))), ("a.cls", b"cat")])
+    image = write_tar(tmp_path / "i.tar", [("a.jpg", b"no")])
+    for data, code, words in (
+        (label, 2, "member a.cls holds b'cat', expected a class index."),
+        (image, 1, "shard i.tar: image a cannot be decoded: not an image."),
+    ):
+        options = ["--data", data, "--store", tmp_path / "x.zarr", "--set", "data.on_damaged=fail"]
+        finished = topnine("run", *options)
+        assert finished.returncode == code
+        (sentence,) = [line for line in finished.stderr.splitlines() if not re.match("(index|mine): ", line)]
+        assert words in sentence
 
 
 def test_the_policy_fail_stops_at_the_first_and_names_it(planned, tmp_path):
