@@ -84,7 +84,8 @@ def connect(config: ClusterConfig) -> Iterator[Pool]:
             n_workers=workers,
             threads_per_worker=1,
             processes=not inline,
-            dashboard_address=None if inline else "127.0.0.1:0",
+            dashboard_address="127.0.0.1:0",  # any free port; None would be 8787 on every interface
+            worker_dashboard_address="127.0.0.1:0",
             memory_limit=0,
         ) as cluster,
         Client(cluster) as client,
