@@ -117,6 +117,10 @@ def read_config(path: str, changes: Mapping[str, str] = {}, cluster: str | None 
     tables = _read_toml(path)
     tables.setdefault("store", f"runs/{Path(path).stem}.zarr")
     if cluster is not None:
+        if cluster.endswith(".toml") and not Path(cluster).is_file():
+            raise InputError(
+                f"there is no cluster file {cluster}: CLUSTER is a kind, or a file with a [cluster] table."
+            )
         tables["cluster"] = _read_toml(cluster).get("cluster", {}) if cluster.endswith(".toml") else {"kind": cluster}
     for key, value in changes.items():
         _change(tables, key, value)

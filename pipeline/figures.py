@@ -132,9 +132,19 @@ def _captioned(
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
+    kept = len(text)
+    while kept > 2 and font.getlength(_middle_out(text, kept)) > width:
+        kept -= 1
+    return _middle_out(text, kept)
+
+
+def _middle_out(text: str, kept: int) -> str:
+    """Leave the middle of a text out: names of images often differ at their ends.
+
+    >>> _middle_out("motorcycle-right-1-2-3", 10)
+    'motor…1-2-3'
+    """
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
 
 
 def _beside(left: Image.Image, right: Image.Image, gap: int) -> Image.Image:

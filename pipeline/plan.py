@@ -83,10 +83,9 @@ class Plan:
         """What the index and everything in the store depend on."""
         config = self.config
         names = "\n".join(f"{shard.name} {shard.size}" for shard in self.dataset.shards)
-        size = sum(shard.size for shard in self.dataset.shards)
         digest = hashlib.sha256(names.encode()).hexdigest()[:12]
         return {
-            "data": f"{len(self.dataset.shards)} shards of {size:,} bytes (names and sizes: {digest})",
+            "data": f"{len(self.dataset.shards)} shards (names and sizes: {digest})",
             "data.labels": _text_digest(config.data.labels),
             "data.classes": _text_digest(config.data.classes),
             "data.max_pixels": config.data.max_pixels,
@@ -142,6 +141,10 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
         dataset = shards.find(str(folder), "photos")
     else:
         dataset = shards.find(config.data.path)
+        if Path(config.data.path).resolve() == run_folder(config.store).resolve():
+            raise InputError(
+                f"figures for {config.store} would be written into the data {config.data.path}: give another STORE."
+            )
     plan = Plan(config, dataset, tuple(layers), network.digest, chosen)
     plan.classes()
     if Store.exists(config.store):
@@ -162,10 +165,11 @@ def check_store(plan: Plan, store: Store) -> None:
 
 def _compare(plan: Plan, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for key in wanted:
+        hint = f" DATA is {plan.config.data.path} here." if key == "data" else ""
         if recorded.get(key) != wanted[key]:
             raise InputError(
                 f"store {plan.config.store} was made with {key} = {recorded.get(key)}, this run has {wanted[key]}: "
-                f"give another STORE, or the setting it was made with."
+                f"give another STORE, or the setting it was made with.{hint}"
             )
 
 

@@ -199,6 +199,7 @@ def _run(
 ) -> None:
     # Imported here: torch and dask take seconds, `topnine --help` and wrong options should not.
     from pipeline.plan import make_plan
+    from pipeline.store import Store
 
     from .runner import STAGES
     from .runner import run as run_stages
@@ -206,6 +207,8 @@ def _run(
 
     if grid is not None and filter is None:
         raise InputError("--grid needs --filter: it draws one filter's strongest patches.")
+    if "index" not in stages:
+        Store.open(settings.store)
     made = make_plan(settings)
     chosen = {name: STAGES[name] for name in stages}
     if "tile" in chosen:
@@ -234,10 +237,15 @@ def _summary(plan, stages: list[str], filter: int | None, grid: int | None) -> N
     from .tile import sheet_paths
 
     found = report(Store.open(plan.config.store))
-    dead = {name: layer["dead"] for name, layer in found["layers"].items() if layer["dead"] is not None}
+    states = [(layer, found["layers"].get(layer.name, {})) for layer in plan.layers]
+    dead = [
+        f"{state['dead']} of {layer.filters} in {layer.name}"
+        for layer, state in states
+        if state.get("dead") is not None
+    ]
     print(f"{found['images']:,} images, {_undecodable(found['reasons'])}")
     if dead:
-        print("dead filters: " + ", ".join(f"{name} {count}" for name, count in dead.items()))
+        print(f"dead filters: {', '.join(dead)}")
     print(plan.config.store)
     if "tile" in stages:
         for layer in plan.layers:
@@ -310,7 +318,10 @@ class _Lines:
         left = (
             f", {(progress.total - progress.done) / rate:.0f} s left" if rate and progress.done < progress.total else ""
         )
-        speed = f", {rate:.1f} {progress.unit}/s{left}" if rate else ""
+        if progress.skipped == progress.total:
+            speed = ", done before"
+        else:
+            speed = f", {rate:.1f} {progress.unit}/s{left}" if rate else ""
         print(
             f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}{speed}",
             file=sys.stderr,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from pipeline.cluster import Pool
 from pipeline.plan import Plan
@@ -40,7 +44,7 @@ def gallery(plan: Plan, pool: Pool) -> Iterator[Progress]:
     for done, name in enumerate(store.layers, 1):
         attributes = store.layer_attributes(name)
         number = attributes["number"]
-        files = sorted(path.name for path in figures.glob(f"layer{number or name}[.-]*png"))
+        files = _sheets(figures, f"layer{number or name}", store.fingerprint("deconvolve", name) or {})
         if files:
             sections.append(_section(name, number, attributes, files))
         yield Progress("gallery", done, len(store.layers), "layers")
@@ -50,6 +54,16 @@ def gallery(plan: Plan, pool: Pool) -> Iterator[Progress]:
     title = escape(f"{root['network']['name']} on {root['dataset']['name']}")
     page = PAGE.format(title=title, facts=f"{store.images:,} images", sections="\n".join(sections))
     (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _sheets(folder: Path, stem: str, fingerprint: dict[str, Any]) -> list[str]:
+    """Give the files of a layer's sheets, the main one first, without those drawn by a rule that has changed since."""
+    found = []
+    for path in folder.glob(f"{stem}[.-]*png"):
+        with Image.open(path) as picture:
+            if picture.info.get("rule") == fingerprint.get("deconvolve.rule"):
+                found.append(path.name)
+    return sorted(found, key=lambda name: (len(name), name))
 
 
 def _section(name: str, number: int | None, attributes: dict, files: list[str]) -> str:

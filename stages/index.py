@@ -30,9 +30,11 @@ def index(plan: Plan, pool: Pool) -> Iterator[Progress]:
         if finished:
             found[finished[0][0]] = finished[1]
             yield Progress("index", len(found), total, "shards")
-    columns, reason = make_columns(plan, [(shard, entry) for shard in range(total) for entry in found[shard]])
+    entries = [(shard, entry) for shard in range(total) for entry in found[shard]]
+    columns, reason = make_columns(plan, entries)
+    attributes = make_attributes(plan, sorted({entry.class_name for _, entry in entries if entry.class_name}))
     store = Store.create(plan.config.store)
-    store.write_index(columns, reason, plan.config.mine.block, make_attributes(plan), plan.index_fingerprint())
+    store.write_index(columns, reason, plan.config.mine.block, attributes, plan.index_fingerprint())
     check_store(plan, store)
 
 
@@ -62,14 +64,14 @@ def make_columns(plan: Plan, entries: list[tuple[int, Entry]]) -> tuple[dict[str
     return columns, np.array([entry.damage for _, entry in entries], dtype=np.dtypes.StringDType())
 
 
-def make_attributes(plan: Plan) -> dict[str, Any]:
-    """Give the root's attributes: what the run works on and how."""
+def make_attributes(plan: Plan, folders: list[str]) -> dict[str, Any]:
+    """Give the root's attributes. Class folders name the classes where nothing else does."""
     classes = plan.classes()
     return {
         "dataset": {
             "name": plan.dataset.name,
             "shards": [{"name": s.name, "size": s.size, "modified": s.modified} for s in plan.dataset.shards],
-            "classes": list(classes.names) if classes else [],
+            "classes": list(classes.names) if classes else folders if not plan.config.data.labels else [],
         },
         "network": {"name": plan.config.network.name, "weights": plan.digest},
         "preprocessing": plan.preprocessing(),

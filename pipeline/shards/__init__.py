@@ -22,7 +22,9 @@ from .files import File, OpenFile
 
 __all__ = ["Dataset", "Entry", "Reader", "Shard", "find", "opened", "scan", "unique_keys"]
 
-FORMS = "a folder of .tar or .parquet shards, of class folders or of images; a .tar, .parquet or .txt list; a pattern"
+FORMS = (
+    "a folder of .tar or .parquet shards, of class folders or images; one shard; a .txt list; a pattern; or 'photos'"
+)
 
 Form = Literal["tar", "folder", "parquet"]
 

@@ -36,7 +36,7 @@ def test_the_demo_makes_a_sheet_and_says_where(demo):
     folder, finished = demo
     lines = finished.stdout.splitlines()
     assert lines[0] == "536 images, 0 undecodable"
-    assert lines[1:] == ["dead filters: conv5 0", "runs/demo.zarr", "runs/demo/figures/layer5.png"]
+    assert lines[1:] == ["dead filters: 0 of 128 in conv5", "runs/demo.zarr", "runs/demo/figures/layer5.png"]
     assert re.search(r"mine: 536 of 536 images, [\d.]+ images/s", finished.stderr)
     with Image.open(folder / "runs/demo/figures/layer5.png") as sheet:
         assert sheet.text["network"] == "tiny_zfnet"
@@ -55,7 +55,7 @@ def test_a_finished_run_is_not_done_again_and_draws_the_same(demo):
     before = sheet.read_bytes()
     again = topnine("run", "--layer", "5", cwd=folder)
     assert again.returncode == 0
-    assert "mine: 536 of 536 images\n" in again.stderr
+    assert "mine: 536 of 536 images, done before\n" in again.stderr
     assert sheet.read_bytes() == before
 
 
@@ -208,6 +208,6 @@ def test_real_photographs_through_a_real_network(test_data, tmp_path):
         "--weights", test_data / "weights/squeezenet1_0.safetensors",
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
-    assert "dead filters: conv1 0, fire6 0" in finished.stdout
+    assert "dead filters: 0 of 96 in conv1, 0 of 384 in fire6" in finished.stdout
     with Image.open(tmp_path / "s/figures/layer3.png") as sheet:
         assert len(sheet.text["filters"].split()) == 12

@@ -134,7 +134,7 @@ def test_stages_are_redone_only_when_their_settings_change(plan, planned, shard)
         ({"mine__batch": 4}, "mine.batch = 32, this run has 4"),
         ({"decode__crop": 88}, "decode.crop = 96, this run has 88"),
         ({"network__weights": "random"}, "network.weights = "),
-        ({"data__path": "photos"}, "data = 1 shards of"),
+        ({"data__path": "photos"}, "data = 1 shards"),
     ],
 )
 def test_a_store_made_with_other_settings_is_refused(plan, planned, shard, change, sentence):
