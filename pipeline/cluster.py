@@ -12,7 +12,7 @@ from distributed import Client, Future, LocalCluster, wait
 
 from .config import ClusterConfig
 from .device import cores
-from .errors import TopnineError
+from .errors import TopnineError, WorkError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -22,11 +22,13 @@ stopping = threading.Event()
 
 
 def _attempt(function: Callable[..., Result], *arguments: Any) -> Result | TopnineError:
-    """Run a task on a worker; a user's error comes back as a value, for Dask logs exceptions with their traceback."""
+    """Run a task on a worker; what a user can cause comes back as a value: Dask logs errors with tracebacks."""
     try:
         return function(*arguments)
     except TopnineError as error:
         return error
+    except OSError as error:  # a full disk, a file that is gone
+        return WorkError(f"{error}. What is done is kept, the same command goes on from there.")
 
 
 class Pool:

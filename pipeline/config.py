@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import InputError
 
@@ -15,13 +15,20 @@ from .errors import InputError
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*")
+    @classmethod
+    def _no_nul(cls, value: object) -> object:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it has a NUL character")
+        return value
+
 
 class NetworkConfig(_Section):
     """Which network, and its weights."""
 
     name: str
     weights: str = Field("random", description="bundled, torchvision, random, or a .safetensors or .pth file")
-    seed: int = Field(0, description="of random weights")
+    seed: int = Field(0, ge=0, lt=2**63, description="of random weights")
 
 
 class DataConfig(_Section):
@@ -38,8 +45,8 @@ class DataConfig(_Section):
 class DecodeConfig(_Section):
     """How an image becomes the network's input: shortest side to ``resize``, then the centre ``crop``, in pixels."""
 
-    resize: int = Field(256, ge=1)
-    crop: int = Field(224, ge=1)
+    resize: int = Field(256, ge=1, le=2**14)
+    crop: int = Field(224, ge=1, le=2**14)
 
     @model_validator(mode="after")
     def _crop_fits(self) -> DecodeConfig:
@@ -52,11 +59,11 @@ class MineConfig(_Section):
     """What is mined, and in which portions."""
 
     layers: str = Field("5", description="numbers and names; all = the numbered layers, every = every convolution")
-    block: int = Field(1024, ge=1, description="images mined, written and marked done as one")
-    span: int = Field(16, ge=1, description="blocks that one task streams through")
-    batch: int = Field(32, ge=1, description="images a forward pass; never across a block")
+    block: int = Field(1024, ge=1, le=2**20, description="images mined, written and marked done as one")
+    span: int = Field(16, ge=1, le=2**20, description="blocks that one task streams through")
+    batch: int = Field(32, ge=1, le=2**16, description="images a forward pass; never across a block")
     precision: Literal["float32", "bfloat16"] = "float32"
-    queue_mib: int = Field(64, ge=1, description="decoded images waiting for the network, in MiB")
+    queue_mib: int = Field(64, ge=1, le=2**20, description="decoded images waiting for the network, in MiB")
 
 
 class DeconvolveConfig(_Section):
@@ -65,13 +72,13 @@ class DeconvolveConfig(_Section):
     rule: Literal["deconvnet", "guided", "gradient"] = "deconvnet"
     pooling: Literal["sum", "overwrite"] = Field("sum", description="where overlapping regions chose the same position")
     lrn: Literal["gradient", "identity"] = Field("gradient", description="local response normalisation")
-    batch: int = Field(32, ge=1, description="projections a backward pass")
+    batch: int = Field(32, ge=1, le=2**16, description="projections a backward pass")
 
 
 class TileConfig(_Section):
     """How sheets are drawn."""
 
-    seed: int = Field(0, description="of the random subset of live filters")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the random subset of live filters")
     quantile: float = Field(0.995, gt=0, le=1, description="of a projection's absolute values, drawn as full contrast")
 
 
@@ -79,9 +86,9 @@ class ClusterConfig(_Section):
     """Where the work is done."""
 
     kind: Literal["inline", "local"] = "inline"
-    workers: int = Field(2, ge=1, description="processes of a local cluster")
+    workers: int = Field(2, ge=1, le=1024, description="processes of a local cluster")
     device: str = Field("auto", description="as torch names them; auto = cuda where there is one, else cpu")
-    threads: int = Field(0, ge=0, description="of a worker, for decoding and torch; 0 shares the cores out")
+    threads: int = Field(0, ge=0, le=1024, description="of a worker, for decoding and torch; 0 shares the cores out")
 
 
 class RunConfig(_Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from PIL import Image
 from .errors import DecodeError
 
 MAX_PIXELS = 178_956_970  # one 24-bit image of this size takes 512 MiB
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # not those that run programs, as EPS does
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # not EPS, which runs a program, nor TIFF, whose library prints
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -32,6 +33,7 @@ DECODER_ERRORS = (
     zlib.error,
 )  # what Pillow's decoders have raised on damaged bytes
 
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of EXIF and the like, unused here
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns and cannot be set by a caller: data.max_pixels is checked instead
 
 

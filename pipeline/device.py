@@ -15,6 +15,8 @@ def choose(name: str) -> str:
     """Give the device a user asked for, ``auto`` = cuda where there is one; InputError if it is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":", maxsplit=1)[0] not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {name!r} cannot be used: it is cpu, cuda, cuda:1, …, mps or auto.")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

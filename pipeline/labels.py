@@ -77,9 +77,10 @@ def _label(word: str, label: int, index: dict[str, int], shard: str, key: str) -
         return label
     if word in index:
         return index[word]
-    if word.lstrip("-").isdigit():
+    try:
         return int(word)
-    raise InputError(f"shard {shard}: image {key} has class {word!r}, which is not in data.classes.")
+    except ValueError:
+        raise InputError(f"shard {shard}: image {key} has class {word[:80]!r}, which is not in data.classes.") from None
 
 
 def _truth(path: str, images: int) -> list[str]:

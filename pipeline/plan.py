@@ -181,6 +181,7 @@ def run_folder(store: str) -> Path:
     """Give the folder of a run from its store: ``runs/demo.zarr`` has ``runs/demo``, ``s3://b/x.zarr`` ``runs/x``."""
     if is_url(store):
         store = f"runs/{store.rstrip('/').rsplit('/', 1)[-1]}"
+    store = store.rstrip("/")
     return Path(store.removesuffix(".zarr") if store.endswith(".zarr") else f"{store}.run")
 
 

@@ -66,7 +66,10 @@ class Store:
         """Open an existing store; InputError if there is none at the path or it is of another schema."""
         if not cls.exists(path):
             raise InputError(f"there is no store at {path}: `topnine run` makes one.")
-        root = zarr.open_group(path, mode="r+" if write else "r", zarr_format=3, storage_options=_options(path))
+        try:
+            root = zarr.open_group(path, mode="r+" if write else "r", zarr_format=3, storage_options=_options(path))
+        except ValueError as error:
+            raise InputError(f"store {path} is damaged: {error}. Give another STORE.") from error
         if root.attrs.get("schema") != SCHEMA:
             found = root.attrs.get("schema")
             raise InputError(f"store {path} has schema {found!r}, this version reads {SCHEMA}: give another STORE.")
@@ -309,9 +312,12 @@ class Store:
 
     def _array(self, path: str) -> zarr.Array:
         if path not in self._arrays:
-            array = self._root[path]
+            try:
+                array = self._root[path]
+            except (KeyError, ValueError):
+                array = None
             if not isinstance(array, zarr.Array):
-                raise InputError(f"store {self.path} has no array {path}: it was not made by this version.")
+                raise InputError(f"store {self.path} is damaged: it has no array {path}. Give another STORE.")
             # Not stored in the array, so given at every open: else a chunk of zeros would leave no trace.
             self._arrays[path] = array.with_config({"write_empty_chunks": True})
         return self._arrays[path]

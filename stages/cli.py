@@ -203,6 +203,7 @@ def _run(
 
     from .runner import STAGES
     from .runner import run as run_stages
+    from .tile import check_filters
     from .tile import tile as draw
 
     if grid is not None and filter is None:
@@ -210,9 +211,11 @@ def _run(
     if "index" not in stages:
         Store.open(settings.store)
     made = make_plan(settings)
+    numbers = _numbers(filters)
+    check_filters(made, [*numbers, *([] if filter is None else [filter])])
     chosen = {name: STAGES[name] for name in stages}
     if "tile" in chosen:
-        chosen["tile"] = partial(draw, filters=_numbers(filters), single=filter, grid=grid)
+        chosen["tile"] = partial(draw, filters=numbers, single=filter, grid=grid)
     try:
         with _show() as show:
             for progress in run_stages(made, chosen):

@@ -100,7 +100,8 @@ class _Shards:
             partial_path = self._path().with_suffix(".partial")
             self._tar = tarfile.open(partial_path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         # Names from a dataset stay inside the folder that somebody may extract them to one day.
-        name = "/".join(part for part in PurePosixPath(key).parts if part not in ("/", "..", "."))
+        parts = [part for part in PurePosixPath(key.replace("\0", "_")).parts if part not in ("/", "..", ".")]
+        name = "/".join(parts) if parts and not parts[-1].startswith(".") else f"_{'/'.join(parts)}"
         self._member(f"{name}{SUFFIXES.get(data[:4], '.jpg')}", data)
         if label >= 0:
             self._member(f"{name}.cls", str(label).encode())

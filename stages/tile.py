@@ -37,8 +37,10 @@ def tile(
         With ``single``: its so many strongest patches as one grid instead.
     """
     store = Store.open(plan.config.store)
+    check_filters(plan, [*filters, *([] if single is None else [single])])
     for layer in plan.layers:
-        _check(plan, store, layer, [*filters, *([] if single is None else [single])])
+        if store.fingerprint("deconvolve", layer.name) != plan.deconvolve_fingerprint(layer):
+            raise InputError(f"layer {layer.name} is not deconvolved with these settings: `topnine deconvolve` first.")
     folder = plan.folder / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     yield Progress("tile", 0, len(plan.layers), "layers")
@@ -96,12 +98,14 @@ def _draw(
         yield paths[1], figures.first_filters(weights, f"{facts['network']} · {facts['layer']}"), "all"
 
 
-def _check(plan: Plan, store: Store, layer: Layer, filters: Sequence[int]) -> None:
-    if store.fingerprint("deconvolve", layer.name) != plan.deconvolve_fingerprint(layer):
-        raise InputError(f"layer {layer.name} is not deconvolved with these settings: `topnine deconvolve` first.")
-    for number in filters:
-        if not 0 <= number < layer.filters:
-            raise InputError(f"layer {layer.name} has no filter {number}: its filters are 0 to {layer.filters - 1}.")
+def check_filters(plan: Plan, filters: Sequence[int]) -> None:
+    """Check that every layer asked for has some filters; InputError names one that it has not."""
+    for layer in plan.layers:
+        for number in filters:
+            if not 0 <= number < layer.filters:
+                raise InputError(
+                    f"layer {layer.name} has no filter {number}: its filters are 0 to {layer.filters - 1}."
+                )
 
 
 def _pixel_weights(plan: Plan, layer: Layer) -> np.ndarray | None:
@@ -144,7 +148,7 @@ def _captions(store: Store, layer: Layer, number: int) -> list[str]:
 
 def _strongest_patches(plan: Plan, pool: Pool, store: Store, layer: Layer, number: int, count: int) -> np.ndarray:
     """Cut the patches (patch, y, x, rgb) of a filter's strongest activations, as many as there are up to a count."""
-    strongest = top(store.read_filter(layer.name, number), ranks=count)
+    strongest = top(store.read_filter(layer.name, number), ranks=min(count, store.images))
     ranking = store.locate(layer.name, strongest, number)
     there = ranking.image[0] >= 0
     if not there.any():

@@ -188,7 +188,8 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
             else torch.load(path, "cpu", weights_only=True)
         )
     except Exception as error:  # both readers raise a dozen kinds for a file that is not theirs
-        raise InputError(f"weights file {weights} cannot be read: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"weights file {weights} cannot be read: {reason}") from error
     return _state_dict(state, weights)
 
 
@@ -232,4 +233,6 @@ def _fitting(state: dict[str, Tensor], module: nn.Module, name: str, weights: st
                 f"weights {weights} are not {name}'s: {key} has shape {tuple(state[key].shape)}, "
                 f"expected {tuple(tensor.shape)}. Give the weights of {name}, or another network.name."
             )
+        if state[key].is_complex() or not torch.isfinite(state[key]).all():
+            raise InputError(f"weights {weights}: {key} holds values that are not finite real numbers.")
     return {key: tensor.to(wanted[key].dtype) for key, tensor in state.items()}

@@ -6,16 +6,17 @@ file, reads them. The rest of the project knows no form.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import PurePosixPath
 from typing import Literal, Protocol
 
-from ..errors import InputError
+from ..errors import DecodeError, InputError
 from . import files, folder, parquet, tar
 from .entry import Entry
 from .files import File, OpenFile
@@ -25,6 +26,8 @@ __all__ = ["Dataset", "Entry", "Reader", "Shard", "find", "opened", "scan", "uni
 FORMS = (
     "a folder of .tar or .parquet shards, of class folders or images; one shard; a .txt list; a pattern; or 'photos'"
 )
+
+MAX_SHARDS = 1_000_000  # that a pattern may stand for
 
 Form = Literal["tar", "folder", "parquet"]
 
@@ -169,8 +172,11 @@ class Reader:
             if shard not in self._folders:
                 self._folders[shard] = folder.images_in(description.path)
         file = self._folders[shard][number]
-        with OpenFile(file.path) as content:
-            return content.read(0, file.size)
+        try:
+            with OpenFile(file.path) as content:
+                return content.read(0, file.size)
+        except OSError as error:
+            raise DecodeError(f"the file cannot be read: {error.strerror or error}") from None
 
     def close(self) -> None:
         """Close the files."""
@@ -185,7 +191,7 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     >>> sorted(["shard-10.tar", "shard-9.tar"], key=natural_order)
     ['shard-9.tar', 'shard-10.tar']
     """
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -196,15 +202,18 @@ def expand_braces(pattern: str) -> list[str]:
     """
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
+    if math.prod(map(len, choices)) > MAX_SHARDS:
+        raise InputError(f"{pattern[:80]} stands for more than {MAX_SHARDS:,} shards: data.path is {FORMS}.")
     return ["".join(chosen) for chosen in product(*choices)]
 
 
-def _choices(inside: str) -> list[str]:
-    range_ = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+def _choices(inside: str) -> Sequence[str]:
+    range_ = re.fullmatch(r"(\d{1,12})\.\.(\d{1,12})", inside)
     if not range_:
         return inside.split(",")
     first, last = range_.groups()
-    return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    numbers = range(int(first), min(int(last), int(first) + MAX_SHARDS) + 1)
+    return [str(number).zfill(len(first)) for number in numbers]
 
 
 def _expanded(path: str) -> list[str]:

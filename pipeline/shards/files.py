@@ -21,8 +21,13 @@ class File:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
-        return self.path.rstrip("/").rsplit("/", 1)[-1]
+        """The last part of its path, as text: what is no UTF-8 is written out."""
+        return printable(self.path.rstrip("/").rsplit("/", 1)[-1])
+
+
+def printable(name: str) -> str:
+    """Write out the bytes of a name that are no UTF-8, which Python keeps as surrogates."""
+    return name.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
 
 
 def is_url(path: str) -> bool:
@@ -33,7 +38,7 @@ def is_url(path: str) -> bool:
 def describe(path: str) -> File | None:
     """Describe a file or folder, or None if there is none."""
     if not is_url(path):
-        return _local(path) if os.path.exists(path) else None
+        return _local(path) if os.path.isfile(path) or os.path.isdir(path) else None
     system, place = _filesystem(path)
     try:
         return _remote(system, system.info(place))
@@ -44,10 +49,11 @@ def describe(path: str) -> File | None:
 
 
 def listing(folder: str) -> list[File]:
-    """List a folder's files and folders by name."""
+    """List a folder's files and folders by name; pipes, devices and links that lead nowhere are left out."""
     if not is_url(folder):
         with os.scandir(folder) as entries:
-            return sorted((_local(entry.path) for entry in entries), key=lambda file: file.name)
+            plain = [_local(entry.path) for entry in entries if _is_plain(entry)]
+        return sorted(plain, key=lambda file: file.name)
     system, place = _filesystem(folder)
     found = (
         _remote(system, info) for info in system.ls(place, detail=True) if info["name"].rstrip("/") != place.rstrip("/")
@@ -104,6 +110,14 @@ class OpenFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    """Tell files and folders from pipes, sockets, and links that lead nowhere or in a circle."""
+    try:
+        return entry.is_file() or entry.is_dir()
+    except OSError:
+        return False
 
 
 def _local(path: str) -> File:

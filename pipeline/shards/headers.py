@@ -23,6 +23,8 @@ KINDS = {
 }
 FOLDER = b"5"
 EXTENSIONS = (b"L", b"x", b"K", b"g")  # GNU long name, PAX records, GNU long link, PAX records for all
+MAX_SIZE = 2**62  # bytes; what claims to be larger is no header
+MAX_DIGITS = 18  # of a number in a PAX record
 MAX_NAME = 65_536  # bytes of a long name or PAX record; a longer one is damage, not a name
 
 Read = Callable[[int, int], bytes]
@@ -59,7 +61,8 @@ def walk(read: Read, start: int, end: int) -> Iterator[Member]:
             continue
         kind, data = header[156:157], at + BLOCK
         if records:
-            size = int(records["size"]) if records.get("size", "").isdigit() else size
+            digits = records.get("size", "")
+            size = int(digits) if digits.isdecimal() and len(digits) < MAX_DIGITS else size
         at = data + -(-size // BLOCK) * BLOCK
         if kind in EXTENSIONS:
             if kind == b"L" and size <= MAX_NAME:
@@ -109,11 +112,10 @@ def _size(header: bytes) -> int | None:
 
 def _number(field: bytes) -> int | None:
     if field[0] == 0x80:  # GNU: base 256
-        return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        return None
+        number = int.from_bytes(field[1:], "big")
+        return number if number < MAX_SIZE else None
+    digits = field.strip(b" \0") or b"0"
+    return int(digits, 8) if not digits.strip(b"01234567") else None
 
 
 def _name(header: bytes) -> str:
@@ -129,7 +131,12 @@ def _pax(content: bytes) -> dict[str, str]:
     records = {}
     while content:
         length, space, _ = content.partition(b" ")
-        if not space or not length.isdigit() or not len(length) + 1 < int(length) <= len(content):
+        if (
+            not space
+            or not length.isdigit()
+            or len(length) > MAX_DIGITS
+            or not len(length) + 1 < int(length) <= len(content)
+        ):
             break
         key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
         records[_text(key)] = _text(value)

@@ -20,18 +20,33 @@ def scan(path: str) -> list[Entry]:
         Not a parquet file, or one without a column ``image`` of bytes and path; pyarrow is not installed.
     """
     file = _open(path)
+    types, ArrowException = _arrow().types, _arrow().ArrowException  # noqa: N806
     leaves = {file.schema.column(i).path for i in range(len(file.schema))}
     if "image.bytes" not in leaves:
         raise InputError(f"shard {path} has no column image with bytes: its columns are {', '.join(sorted(leaves))}.")
+    kind = file.schema_arrow.field("image").type.field("bytes").type
+    if not (types.is_binary(kind) or types.is_large_binary(kind)):
+        raise InputError(f"shard {path}: the bytes of column image are of type {kind}, expected binary.")
     wanted = [name for name in ("image.path", "label") if name in leaves]
-    rows = file.read(columns=wanted).to_pylist() if wanted else [{}] * file.metadata.num_rows
+    try:
+        rows = file.read(columns=wanted).to_pylist() if wanted else [{}] * file.metadata.num_rows
+    except (ArrowException, OSError) as error:
+        raise InputError(f"shard {path} is damaged: {_first_line(error)}. Copy the shard again.") from error
+    return [_entry(path, number, row) for number, row in enumerate(rows)]
+
+
+def _entry(path: str, number: int, row: dict[str, Any]) -> Entry:
     stem = PurePosixPath(path).stem
-    entries = []
-    for number, row in enumerate(rows):
-        name = (row.get("image") or {}).get("path") or f"{stem}-{number:06d}"
-        label = row.get("label")
-        entries.append(Entry(PurePosixPath(name).stem, stem, number, 0, -1 if label is None else int(label)))
-    return entries
+    label = row.get("label")
+    if not isinstance(label, int | None):
+        raise InputError(f"shard {path}: row {number} has label {str(label)[:40]!r}, expected a class index.")
+    name = str((row.get("image") or {}).get("path") or "").replace("\0", "_")
+    key = PurePosixPath(name).stem or f"{stem}-{number:06d}"
+    return Entry(key, stem, number, 0, -1 if label is None else label)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class ParquetFile:
@@ -49,7 +64,10 @@ class ParquetFile:
         group = next(i for i, start in enumerate(self._starts[1:]) if row < start)
         with self._lock:
             if group not in self._groups:
-                column = self._file.read_row_group(group, columns=["image.bytes"]).column("image")
+                try:
+                    column = self._file.read_row_group(group, columns=["image.bytes"]).column("image")
+                except (_arrow().ArrowException, OSError) as error:
+                    raise DecodeError(f"row group {group} cannot be read: {_first_line(error)}") from None
                 self._groups = {**dict(list(self._groups.items())[-1:]), group: column}  # this and the one before
             value = self._groups[group][row - self._starts[group]].as_py()
         data = value and value.get("bytes")
@@ -62,12 +80,18 @@ class ParquetFile:
         self._file.close()
 
 
-def _open(path: str) -> Any:
+def _arrow() -> Any:
     try:
-        import pyarrow as arrow
-        from pyarrow import parquet
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise InputError("parquet shards need the extra 'parquet': pip install 'topnine[parquet]'.") from error
+    return pyarrow
+
+
+def _open(path: str) -> Any:
+    arrow = _arrow()
+    parquet = arrow.parquet
     try:
         if not is_url(path):
             return parquet.ParquetFile(Path(path))
@@ -76,4 +100,4 @@ def _open(path: str) -> Any:
         system, place = fsspec.url_to_fs(path)
         return parquet.ParquetFile(system.open(place, "rb", cache_type="none"))  # only what is asked for
     except (arrow.ArrowException, OSError) as error:
-        raise InputError(f"shard {path} cannot be read as parquet: {error}. Copy the shard again.") from error
+        raise InputError(f"shard {path} is damaged: {_first_line(error)}. Copy the shard again.") from error

@@ -77,6 +77,6 @@ def _label(path: str, member: Member, text: bytes) -> int:
         record = json.loads(text)
         label: Any = record.get("label", record.get("cls", -1)) if isinstance(record, dict) else record
         return int(label)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         found = text[:32]
         raise InputError(f"shard {path}: member {member.name} holds {found!r}, expected a class index.") from None

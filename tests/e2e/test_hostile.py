@@ -37,7 +37,7 @@ def difference(data: bytes, expected: Image.Image = SMOOTH) -> float:
     return np.abs(decode(data, 96, 96).pixels - reference).mean()
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "BMP"])
 def test_bytes_count_not_names(format):
     assert difference(saved(SMOOTH, format)) < 12
 
@@ -210,7 +210,7 @@ def test_parquet_without_the_column_and_with_null_images(planned, tmp_path):
     with pytest.raises(InputError, match=r"x\.parquet has no column image with bytes: its columns are picture"):
         shards.scan(shards.find(str(tmp_path / "x.parquet")).shards[0])
     (tmp_path / "y.parquet").write_bytes(b"no")
-    with pytest.raises(InputError, match="cannot be read as parquet"):
+    with pytest.raises(InputError, match=r"y\.parquet is damaged"):
         shards.scan(shards.find(str(tmp_path / "y.parquet")).shards[0])
 
 

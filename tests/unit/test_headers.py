@@ -77,6 +77,33 @@ def test_what_is_no_plain_file_says_so(kind, words):
     assert found.damage == f"is {words}, not a plain file"
 
 
+HOSTILE = {
+    "a negative size": (124, b"-0000000100\0"),
+    "a size that is no number": (124, b"\xb2\xb2\xb2        \0"),
+    "a size beyond all files": (124, b"\x80" + b"\x7f" * 11),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_size_is_damage(name):
+    place, field = HOSTILE[name]
+    header = bytearray(tarfile.TarInfo("x.jpg").tobuf(tarfile.USTAR_FORMAT))
+    header[place : place + len(field)] = field
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    found = members(bytes(header) + make(tarfile.USTAR_FORMAT, ["b.jpg"]))
+    assert [member.name for member in found] == ["", "b.jpg"]
+
+
+@pytest.mark.parametrize("record", [b"9" * 5000 + b" size=3\n", "12 size=²²\n".encode(), b"11 size=-3\n"])
+def test_hostile_records_are_passed_over(record):
+    extension = tarfile.TarInfo("pax")
+    extension.type, extension.size = b"x", len(record)
+    padded = record + bytes(-len(record) % BLOCK)
+    data = extension.tobuf(tarfile.USTAR_FORMAT) + padded + make(tarfile.USTAR_FORMAT, ["b.jpg"], (100,))
+    assert [(member.name, member.size) for member in members(data)] == [("b.jpg", 100)]
+
+
 def test_names_that_are_no_utf8_are_kept_readable():
     member = tarfile.TarInfo("x.jpg")
     data = member.tobuf(tarfile.GNU_FORMAT, encoding="utf-8").replace(b"x.jpg", b"\xff\xfe.jp", 1)

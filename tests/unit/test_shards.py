@@ -1,4 +1,5 @@
 import io
+import os
 import tarfile
 
 import pytest
@@ -59,6 +60,27 @@ def test_no_data_is_one_sentence(tmp_path, name):
     (tmp_path / "file.docx").write_text("x")
     with pytest.raises(InputError, match=r"there is no data at|holds no shards|is no shard"):
         shards.find(str(tmp_path / name))
+
+
+def test_odd_files_in_a_folder_are_left_out_or_named_readably(tmp_path):
+    image = encode(noise(1))
+    (tmp_path / "good.png").write_bytes(image)
+    (tmp_path / "²1.png").write_bytes(image)
+    (tmp_path / os.fsdecode(b"b\xff.png")).write_bytes(image)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (shard,) = shards.find(str(tmp_path)).shards
+    entries = shards.scan(shard)
+    assert [entry.key for entry in entries] == ["b\\xff", "good", "²1"]
+    with shards.opened(Dataset("a", (shard,))) as reader:
+        assert all(reader.read(0, entry.offset, entry.size) == image for entry in entries)
+
+
+@pytest.mark.parametrize("pattern", ["{0..999999999}.tar", "{0..9}{0..9999999}.tar", "{" + "9" * 5000 + "..1}.tar"])
+def test_a_pattern_that_stands_for_too_much_is_refused_at_once(tmp_path, pattern):
+    with pytest.raises(InputError, match=r"stands for more than 1,000,000 shards|there is no data at"):
+        shards.find(f"{tmp_path}/{pattern}")
 
 
 def test_shards_are_named_by_folder_pattern_range_and_list(tmp_path):
