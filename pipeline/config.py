@@ -5,11 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from dask.utils import parse_bytes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import InputError
+
+WALLTIME = r"^(\d+-)?\d+:\d\d:\d\d$"
 
 
 class _Section(BaseModel):
@@ -82,13 +85,94 @@ class TileConfig(_Section):
     quantile: float = Field(0.995, gt=0, le=1, description="of a projection's absolute values, drawn as full contrast")
 
 
-class ClusterConfig(_Section):
-    """Where the work is done."""
+class _Cluster(_Section):
+    device: str = Field("auto", description="as torch names them; auto = cuda where the worker has one, else cpu")
+    threads: int = Field(0, ge=0, le=1024, description="of a worker, to decode and compute; 0 shares the cores out")
 
-    kind: Literal["inline", "local"] = "inline"
-    workers: int = Field(2, ge=1, le=1024, description="processes of a local cluster")
-    device: str = Field("auto", description="as torch names them; auto = cuda where there is one, else cpu")
-    threads: int = Field(0, ge=0, le=1024, description="of a worker, for decoding and torch; 0 shares the cores out")
+
+class _Served(_Cluster):
+    dashboard: str = Field("127.0.0.1:0", description="where Dask's dashboard listens; port 0 = any that is free")
+
+
+class _Adaptive(_Served):
+    minimum: int | None = Field(None, ge=0, le=10_000, description="workers; as many as maximum unless given")
+    maximum: int = Field(2, ge=1, le=10_000, description="workers; never more than there are tasks left")
+    memory: str = Field("0", description="of a worker, as 4GiB; one that takes more is ended; 0 = no limit")
+
+    @property
+    def least(self) -> int:
+        """Workers that are kept even when they have nothing to do."""
+        return self.maximum if self.minimum is None else self.minimum
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_a_size(cls, value: str) -> str:
+        parse_bytes(value)
+        return value
+
+    @model_validator(mode="after")
+    def _least_fits(self) -> Self:
+        if self.least > self.maximum:
+            raise ValueError(f"cluster.minimum = {self.minimum} is larger than cluster.maximum = {self.maximum}")
+        return self
+
+
+class InlineCluster(_Cluster):
+    """The driver's own process."""
+
+    kind: Literal["inline"] = "inline"
+
+
+class LocalCluster(_Adaptive):
+    """Processes of this machine."""
+
+    kind: Literal["local"]
+
+
+class CudaCluster(_Served):
+    """A process for every GPU of this machine."""
+
+    kind: Literal["cuda"]
+    device: Literal["cuda"] = "cuda"
+
+
+class SlurmCluster(_Adaptive):
+    """Slurm jobs, each one worker."""
+
+    kind: Literal["slurm"]
+    memory: str = Field("4GiB", description="of a job; a worker that takes more is ended")
+    cores: int = Field(2, ge=1, le=1024, description="of a job")
+    walltime: str = Field("01:00:00", description="of a job, [days-]hours:minutes:seconds", pattern=WALLTIME)
+    partition: str = ""
+    account: str = ""
+    gres: str = Field("", description="as gpu:1")
+    prologue: tuple[str, ...] = Field((), description="lines of shell before the worker, as 'module load cuda'")
+    interface: str = Field("", description="of the network between the nodes, as ib0; none = the host's address")
+    logs: str = Field("runs/slurm", description="the folder of the jobs' output")
+
+    @property
+    def walltime_s(self) -> int:
+        """A job's time in s."""
+        days, _, clock = self.walltime.rpartition("-")
+        hours, minutes, seconds = (int(part) for part in clock.split(":"))
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+class AddressCluster(_Cluster):
+    """A Dask scheduler that is running already, with its workers."""
+
+    kind: Literal["address"]
+    address: str = Field(description="as tcp://host:8786")
+
+
+ClusterConfig = InlineCluster | LocalCluster | CudaCluster | SlurmCluster | AddressCluster
+CLUSTERS = {
+    "inline": InlineCluster,
+    "local": LocalCluster,
+    "cuda": CudaCluster,
+    "slurm": SlurmCluster,
+    "address": AddressCluster,
+}
 
 
 class RunConfig(_Section):
@@ -100,8 +184,27 @@ class RunConfig(_Section):
     mine: MineConfig = MineConfig()
     deconvolve: DeconvolveConfig = DeconvolveConfig()
     tile: TileConfig = TileConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = Field(InlineCluster(), discriminator="kind")
     store: str = Field(description="the Zarr store; runs/<configuration>.zarr unless given")
+
+    @field_validator("cluster", mode="before")
+    @classmethod
+    def _inline_unless_given(cls, value: Any) -> Any:
+        return {"kind": "inline", **value} if isinstance(value, dict) else value
+
+
+def absolute(config: RunConfig) -> dict[str, Any]:
+    """Give a configuration as a store records it: with it, the run can be done again from any folder."""
+    tables = config.model_dump(mode="json", exclude={"store", "cluster"})
+    network, data = tables["network"], tables["data"]
+    if network["weights"] not in ("bundled", "torchvision", "random"):
+        network["weights"] = str(Path(network["weights"]).absolute())
+    if data["path"] != "photos" and "://" not in data["path"]:
+        data["path"] = str(Path(data["path"]).absolute())
+    for key in ("labels", "classes"):
+        if data[key] and "://" not in data[key]:
+            data[key] = str(Path(data[key]).absolute())
+    return tables
 
 
 def read_config(path: str, changes: Mapping[str, str] = {}, cluster: str | None = None) -> RunConfig:
@@ -164,19 +267,23 @@ def _toml_value(text: str) -> Any:
 
 def _sentence(path: str, error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    place = [str(part) for part in first["loc"]]
+    kind = place.pop(1) if place[0] == "cluster" and len(place) > 1 else ""  # pydantic puts it there
+    key = ".".join(place)
     if first["type"] == "extra_forbidden":
-        return (
-            f"{key} is not a key of the configuration ({path}): known are {', '.join(_known_keys(first['loc'][:-1]))}."
-        )
+        known = ", ".join(_known_keys(place[:-1], kind))
+        of_kind = f" where cluster.kind = {kind!r}" if kind else ""
+        return f"{key} is not a key of the configuration{of_kind} ({path}): known are {known}."
+    if first["type"] == "union_tag_invalid":
+        return f"cluster.kind = {first['input'].get('kind')!r} does not fit ({path}): it is {', '.join(CLUSTERS)}."
     if first["type"] == "missing":
         return f"configuration {path} lacks {key}."
     where = f"{key} = {first['input']!r}" if key and not isinstance(first["input"], dict) else "the configuration"
     return f"{where} does not fit ({path}): {first['msg'].removeprefix('Value error, ')}."
 
 
-def _known_keys(section: tuple[int | str, ...]) -> list[str]:
+def _known_keys(section: list[str], cluster: str) -> list[str]:
     model: Any = RunConfig
     for part in section:
-        model = model.model_fields[part].annotation
+        model = CLUSTERS[cluster] if part == "cluster" else model.model_fields[part].annotation
     return sorted(model.model_fields)

@@ -31,9 +31,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def side_by_side(device: str, threads: int) -> int:
+    """Give how many batches a worker computes at once: on a CPU one per thread, each on one thread alone.
+
+    What oneDNN gives depends, in the last bits, on the number of threads of a forward pass (measured: SqueezeNet from
+    its second stage on). One thread each makes it the same on every machine of a kind, and takes less processor time.
+    """
+    return threads if device == "cpu" else 1
+
+
 @contextmanager
-def repeatable(threads: int) -> Iterator[None]:
-    """Run torch with some threads, choosing algorithms by shape alone: the same input gives the same bytes."""
-    torch.set_num_threads(threads)
+def repeatable() -> Iterator[None]:
+    """Choose torch's algorithms by shape alone, on one thread: the same input gives the same bytes."""
+    torch.set_num_threads(1)  # of the thread that calls
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield

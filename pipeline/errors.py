@@ -11,6 +11,16 @@ class WorkError(TopnineError):
     """Work that was started failed: exit code 1."""
 
 
+class StopError(WorkError):
+    """Work that failed for a reason that lies in none of its parts, as a full disk: no other part is tried."""
+
+
+class BusyError(TopnineError):
+    """Another run is writing to the store: exit code 3."""
+
+    exit_code = 3
+
+
 class InputError(TopnineError):
     """Wrong input, found before anything was started: exit code 2."""
 

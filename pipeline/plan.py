@@ -36,15 +36,17 @@ class Plan:
         Those asked for, in the order in which the network runs them.
     digest : str
         Of the network's weights.
-    device : str
-        As torch names it.
     """
 
     config: RunConfig
     dataset: shards.Dataset
     layers: tuple[Layer, ...]
     digest: str
-    device: str
+
+    @property
+    def device(self) -> str:
+        """The device of the process that asks, as torch names it: workers elsewhere may have others."""
+        return device.choose(self.config.cluster.device)
 
     @property
     def folder(self) -> Path:
@@ -129,10 +131,11 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     InputError
         Anything that a user has to change.
     """
-    chosen = device.choose(config.cluster.device)
-    network = networks.load(config.network.name, config.network.weights, config.network.seed, chosen)
+    if config.cluster.kind not in ("slurm", "address"):  # the workers are on this machine
+        device.choose(config.cluster.device)
+    network = networks.load(config.network.name, config.network.weights, config.network.seed, "cpu")
     crop = config.decode.crop
-    graph = trace(network.module, torch.zeros(1, 3, crop, crop, device=chosen))
+    graph = trace(network.module, torch.zeros(1, 3, crop, crop))
     layers = find_layers(graph, network.architecture.layers, config.mine.layers)
     check_writable(config.store)
     if config.data.path == "photos":
@@ -145,7 +148,7 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
             raise InputError(
                 f"figures for {config.store} would be written into the data {config.data.path}: give another STORE."
             )
-    plan = Plan(config, dataset, tuple(layers), network.digest, chosen)
+    plan = Plan(config, dataset, tuple(layers), network.digest)
     plan.classes()
     if Store.exists(config.store):
         check_store(plan, Store.open(config.store))

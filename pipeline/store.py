@@ -7,7 +7,7 @@ consolidated. A stage writes its fingerprint, and mine its marker, after what it
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +18,19 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
 
+from . import schema
 from .errors import InputError
 from .layers import Layer
-from .ranking import RANKS, Figures, Top
+from .ranking import Figures, Top
+from .schema import Spec
 from .shards.files import describe, is_url
 
 SCHEMA = 1
 PENDING, OK, UNDECODABLE = range(3)  # images/status
-INDEX_ROWS = 65_536  # of a chunk
-FILTERS = 64  # of a chunk inside a zarr shard
 CODECS = (ZstdCodec(level=0), Crc32cCodec())
+
+# What zarr and its codecs raise for bytes that are not what was written.
+_DAMAGE = (ValueError, TypeError, RuntimeError, LookupError, OSError, AssertionError)
 
 Fingerprint = Mapping[str, Any]
 
@@ -82,6 +85,16 @@ class Store:
             zarr.create_group(path, zarr_format=3, attributes={"schema": SCHEMA}, storage_options=_options(path))
         return cls.open(path, write=True)
 
+    def discard_unfinished(self) -> None:
+        """Delete what a run that was killed had half written: files that nothing reads. On S3 there are none."""
+        if not is_url(self.path):
+            for part in Path(self.path).rglob("*.partial"):
+                part.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Delete the store."""
+        sync(self._root.store.clear())
+
     @property
     def attributes(self) -> dict[str, Any]:
         """The root's attributes."""
@@ -106,6 +119,20 @@ class Store:
         attributes: dict[str, Any] = group.attrs.asdict()
         fingerprints = {**attributes.get("fingerprints", {}), stage: fingerprint}
         group.attrs["fingerprints"] = {stage: value for stage, value in fingerprints.items() if value is not None}
+
+    # -- lease --------------------------------------------------------------------------------------------------
+
+    def lease(self) -> dict[str, Any] | None:
+        """Give what the run that writes to the store noted about itself, if one did."""
+        try:
+            progress = zarr.open_group(self.path, path="progress", mode="r", storage_options=_options(self.path))
+        except FileNotFoundError:
+            return None
+        return progress.attrs.asdict().get("lease")  # type: ignore[return-value]
+
+    def set_lease(self, noted: Mapping[str, Any] | None) -> None:
+        """Note who writes to the store; None = nobody."""
+        self._root.require_group("progress").update_attributes({"lease": noted})
 
     # -- images -------------------------------------------------------------------------------------------------
 
@@ -132,10 +159,10 @@ class Store:
         """
         self._root.create_group("images", overwrite=True)
         images = len(reason)
-        for name, values in columns.items():
-            self._create(f"images/{name}", images, values.dtype, min(INDEX_ROWS, images), ["image"])[:] = values
-        for name, dtype in (("status", "u1"), ("reason", str), ("height", "i4"), ("width", "i4")):
-            self._create(f"images/{name}", images, dtype, block, ["image"])
+        for name, spec in schema.index_arrays(images).items():
+            self._create(f"images/{name}", spec)[:] = columns[name]
+        for name, spec in schema.image_arrays(images, block).items():
+            self._create(f"images/{name}", spec)
         if (reason != "").any():
             self._array("images/reason")[:] = reason
         self._root.attrs.update(dict(attributes))
@@ -186,32 +213,11 @@ class Store:
         filters, height, width = layer.tap.shape
         path = f"layers/{layer.name}"
         group = self._root.require_group("layers").create_group(layer.name, overwrite=True)
-        position = "u2" if max(height, width) <= 2**16 else "u4"
-        chunk = min(FILTERS, filters)
-        for name, dtype, fill in (("activation", "f4", np.nan), ("row", position, 0), ("column", position, 0)):
-            self._create(
-                f"{path}/{name}",
-                (self.images, filters),
-                dtype,
-                (self.block, chunk),
-                ["image", "filter"],
-                fill=fill,
-                shards=(self.block, -(-filters // chunk) * chunk),
-            )
-        self._root.require_group("progress")
-        self._create(f"progress/{layer.name}", self.blocks, "u1", 1, ["block"])
-        group.attrs.update(
-            {
-                "number": layer.number,
-                "depth": layer.tap.operation,
-                "module": layer.module,
-                "map": {"height": height, "width": width},
-                "receptive_field": layer.field.attributes(),
-                "tap": layer.tap.follows,
-                "precision": precision,
-                "versions": dict(versions),
-            }
-        )
+        for name, spec in schema.mined_arrays(self.images, self.block, filters, height, width).items():
+            self._create(f"{path}/{name}", spec)
+        for kind, spec in schema.marker_arrays(self.blocks).items():
+            self._create(f"progress/{kind}/{layer.name}", spec)
+        group.attrs.update({**describe_layer(layer), "precision": precision, "versions": dict(versions)})
         self.set_fingerprint("mine", fingerprint, layer.name)
 
     def write_block(self, layer: str, block: int, activation: np.ndarray, row: np.ndarray, column: np.ndarray) -> None:
@@ -222,13 +228,30 @@ class Store:
 
     def mark(self, layer: str, block: int) -> None:
         """Mark a block as done: the last write of it."""
-        self._array(f"progress/{layer}")[block] = 1
+        self._array(f"progress/done/{layer}")[block] = 1
+
+    def set_aside(self, layer: str, block: int, reason: str) -> None:
+        """Record why a block failed, however often it was tried."""
+        self._array(f"progress/failed/{layer}")[block] = reason
 
     def done_blocks(self, layer: str) -> set[int]:
-        """Give the blocks marked as done, by listing the markers: their chunks, which are not read."""
+        """Give the blocks marked as done."""
+        return self._marked("done", layer)
+
+    def is_done(self, layer: str, block: int) -> bool:
+        """Tell whether a block is marked as done."""
+        return bool(np.asarray(self._array(f"progress/done/{layer}")[block]))
+
+    def failed_blocks(self, layer: str) -> dict[int, str]:
+        """Give the blocks that were set aside and not done since, with the reasons."""
+        failed = sorted(self._marked("failed", layer) - self.done_blocks(layer))
+        return {block: str(np.asarray(self._array(f"progress/failed/{layer}")[block])) for block in failed}
+
+    def _marked(self, kind: str, layer: str) -> set[int]:
+        """List markers: the chunks, one a block, which are not read."""
         if layer not in self.layers:
             return set()
-        array = self._array(f"progress/{layer}")
+        array = self._array(f"progress/{kind}/{layer}")
 
         async def names(listing: AsyncIterator[str]) -> list[str]:
             return [name async for name in listing]
@@ -239,6 +262,15 @@ class Store:
     def read_activation(self, layer: str, rows: slice) -> np.ndarray:
         """Read activations (image, filter) of some images."""
         return np.asarray(self._array(f"layers/{layer}/activation")[rows])
+
+    def read_mined(
+        self, layer: str, rows: slice, filters: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read activations, rows and columns (image, filter) of some images and filters."""
+        activation, row, column = (
+            np.asarray(self._array(f"layers/{layer}/{name}")[rows, filters]) for name in ("activation", "row", "column")
+        )
+        return activation, row, column
 
     def read_filter(self, layer: str, number: int) -> np.ndarray:
         """Read one filter's activations over all images: (image, filter) with one column."""
@@ -259,19 +291,17 @@ class Store:
         """Write a layer's ``top_*`` and per-filter figures."""
         self.set_fingerprint("rank", None, layer)
         decodable = max(figures.count, 1)
-        for name, values, fill in (
-            ("top_image", ranking.image, -1),
-            ("top_activation", ranking.activation, np.nan),
-            ("top_row", ranking.row, -1),
-            ("top_column", ranking.column, -1),
-            ("maximum", figures.maximum, np.nan),
-            ("mean", (figures.total / decodable).astype(np.float32), np.nan),
-            ("active_fraction", (figures.active / decodable).astype(np.float32), np.nan),
-        ):
-            names = ["filter", "rank"][: values.ndim]
-            self._create(f"layers/{layer}/{name}", values.shape, values.dtype, values.shape, names, fill=fill)[:] = (
-                values
-            )
+        values = {
+            "top_image": ranking.image,
+            "top_activation": ranking.activation,
+            "top_row": ranking.row,
+            "top_column": ranking.column,
+            "maximum": figures.maximum,
+            "mean": figures.total / decodable,
+            "active_fraction": figures.active / decodable,
+        }
+        for name, spec in schema.ranked_arrays(len(ranking.image)).items():
+            self._create(f"layers/{layer}/{name}", spec)[:] = values[name].astype(spec.dtype)
         self.set_fingerprint("rank", fingerprint, layer)
 
     def read_ranking(self, layer: str, filters: slice = slice(None)) -> Ranking:
@@ -283,11 +313,8 @@ class Store:
         """Make a layer's empty patch, projection and box arrays, for windows of a size in pixels."""
         self.set_fingerprint("deconvolve", None, layer)
         filters = self._array(f"layers/{layer}/activation").shape[1]
-        pixels, names = (height, width, 3), ["filter", "rank", "y", "x", "rgb"]
-        for name, dtype in (("patch", "u1"), ("projection", "f4")):
-            path = f"layers/{layer}/{name}"
-            self._create(path, (filters, RANKS, *pixels), dtype, (1, RANKS, *pixels), names)
-        self._create(f"layers/{layer}/box", (filters, RANKS, 4), "i4", (1, RANKS, 4), ["filter", "rank", "corner"], -1)
+        for name, spec in schema.patch_arrays(filters, height, width).items():
+            self._create(f"layers/{layer}/{name}", spec)
 
     def write_patches(
         self, layer: str, filters: slice, patch: np.ndarray, projection: np.ndarray, box: np.ndarray
@@ -299,6 +326,44 @@ class Store:
     def read_layer(self, layer: str, name: str, filters: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Read an array of a layer whose first axis is the filter."""
         return np.asarray(self._array(f"layers/{layer}/{name}").oindex[filters])
+
+    # -- verification -------------------------------------------------------------------------------------------
+
+    @property
+    def marked_layers(self) -> list[str]:
+        """Names of the layers that have markers, whether their arrays can be read or not."""
+
+        async def names(listing: AsyncIterator[str]) -> list[str]:
+            return sorted([name async for name in listing])
+
+        return [name for name in sync(names(self._root.store.list_dir("progress/done"))) if name != "zarr.json"]
+
+    def find_damage(self, path: str, spec: Spec, required: Collection[tuple[int, ...]] | None = None) -> list[str]:
+        """Read every unit of an array; give a sentence for each that is missing or damaged.
+
+        Parameters
+        ----------
+        required : collection of tuple of int, optional
+            The places, in the array's grid, of the units that have to be there. All, unless given.
+        """
+        try:
+            array = self._root[path]
+            wanted = _create_array(zarr.create_group(zarr.storage.MemoryStore()), path, spec)
+            if not isinstance(array, zarr.Array) or array.metadata.to_dict() != wanted.metadata.to_dict():
+                return [f"{path}/zarr.json is not what the schema wants"]
+        except _DAMAGE as error:
+            return [f"{path}/zarr.json is missing or damaged: {_first_line(error)}"]
+        problems = []
+        for at in np.ndindex(spec.grid):
+            name = f"{path}/c/{'/'.join(map(str, at))}"
+            try:
+                if not sync(array.store.exists(name)):
+                    problems += [f"{name} is missing"] if required is None or at in required else []
+                    continue
+                array[spec.region(at)]
+            except _DAMAGE as error:
+                problems.append(f"{name} is damaged: {_first_line(error)}")
+        return problems
 
     # -- zarr ---------------------------------------------------------------------------------------------------
 
@@ -322,23 +387,42 @@ class Store:
             self._arrays[path] = array.with_config({"write_empty_chunks": True})
         return self._arrays[path]
 
-    def _create(
-        self, path: str, shape: Any, dtype: Any, chunks: Any, names: Sequence[str], fill: Any = None, shards: Any = None
-    ) -> zarr.Array:
-        as_tuple = tuple(np.atleast_1d(shape).tolist())
+    def _create(self, path: str, spec: Spec) -> zarr.Array:
         self._arrays.pop(path, None)
-        self._root.create_array(
-            path,
-            shape=as_tuple,
-            dtype=dtype,
-            chunks=tuple(np.atleast_1d(chunks).tolist()),
-            shards=shards,
-            compressors=CODECS,
-            fill_value=("" if dtype is str else 0) if fill is None else fill,
-            dimension_names=names,
-            overwrite=True,
-        )
+        _create_array(self._root, path, spec)
         return self._array(path)
+
+
+def describe_layer(layer: Layer) -> dict[str, Any]:
+    """Give a layer as its attributes describe it."""
+    filters, height, width = layer.tap.shape
+    return {
+        "number": layer.number,
+        "depth": layer.tap.operation,
+        "module": layer.module,
+        "filters": filters,
+        "map": {"height": height, "width": width},
+        "receptive_field": layer.field.attributes(),
+        "tap": layer.tap.follows,
+    }
+
+
+def _create_array(group: zarr.Group, path: str, spec: Spec) -> zarr.Array:
+    return group.create_array(
+        path,
+        shape=spec.shape,
+        dtype=spec.dtype,
+        chunks=spec.chunks or spec.unit,
+        shards=spec.unit if spec.chunks else None,
+        compressors=CODECS,
+        fill_value=spec.fill,
+        dimension_names=spec.names,
+        overwrite=True,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _options(path: str) -> dict[str, Any] | None:

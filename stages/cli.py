@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.config import RunConfig, read_config
-from pipeline.errors import InputError, TopnineError
+from pipeline.errors import InputError, TopnineError, WorkError
 
 from .progress import Progress
 
@@ -167,8 +167,35 @@ def status(
         return
     print(f"{found['store']}: {found['images']:,} images, {_undecodable(found['reasons'])}")
     for name, layer in found["layers"].items():
+        blocks = f"{layer['done']:,} of {layer['blocks']:,} blocks mined, {layer['to_do']:,} to do"
+        failed = f", {layer['failed']:,} failed" if layer["failed"] else ""
         stages = [stage if layer[stage] else f"{stage} to do" for stage in ("rank", "deconvolve")]
-        print(f"  {name}: {layer['done']} of {layer['blocks']} blocks mined, {', '.join(stages)}")
+        print(f"  {name}: {blocks}{failed}, {', '.join(stages)}")
+        for block, reason in layer["reasons"].items():
+            print(f"    block {block}: {reason}")
+    holder = found["holder"]
+    if holder:
+        print(f"a run on {holder['host']} (process {holder['pid']}) since {holder['started']}: {_pace(holder)}")
+
+
+@app.command()
+def verify(
+    store: Annotated[str, typer.Argument(help="The Zarr store.")],
+    data: Annotated[str | None, typer.Option(help="Where the data is now, if it was moved.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Where the weights are now, if they were moved.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples that are mined and deconvolved again.")] = 0,
+) -> None:
+    """Check every chunk and ranking of a store, and samples of it against the images and the network."""
+    from .verify import verify as checks
+
+    given = {"data.path": data, "network.weights": weights, "cluster.device": device}
+    failed = 0
+    for check in checks(store, {key: value for key, value in given.items() if value is not None}, seed):
+        print(check, flush=True)
+        failed += bool(check.problems)
+    if failed:
+        raise WorkError(f"{failed} checks failed: {store} is not what a run would make. Mine into another STORE.")
 
 
 @app.command()
@@ -198,6 +225,7 @@ def _run(
     grid: int | None = None,
 ) -> None:
     # Imported here: torch and dask take seconds, `topnine --help` and wrong options should not.
+    from pipeline.cluster import connect
     from pipeline.plan import make_plan
     from pipeline.store import Store
 
@@ -217,8 +245,12 @@ def _run(
     if "tile" in chosen:
         chosen["tile"] = partial(draw, filters=numbers, single=filter, grid=grid)
     try:
-        with _show() as show:
-            for progress in run_stages(made, chosen):
+        with _show() as show, connect(settings.cluster) as pool, closing(run_stages(made, pool, chosen)) as running:
+            dashboard = ""
+            for progress in running:
+                if pool.dashboard != dashboard:
+                    dashboard = pool.dashboard
+                    print(f"dashboard: {dashboard}", file=sys.stderr, flush=True)
                 show(progress)
     except KeyboardInterrupt:
         print("interrupted: what is done is kept, the same command goes on from there.", file=sys.stderr)
@@ -256,6 +288,15 @@ def _summary(plan, stages: list[str], filter: int | None, grid: int | None) -> N
                 print(path)
     if "gallery" in stages:
         print(plan.folder / "gallery" / "index.html")
+
+
+def _pace(holder: dict[str, Any]) -> str:
+    if not holder["stage"]:
+        return "starting"
+    text = f"{holder['stage']}, {holder['done']:,} of {holder['total']:,} {holder['unit']}"
+    if not holder["per_second"]:
+        return text
+    return f"{text}, {holder['per_second']:.1f} {holder['unit']}/s, {holder['seconds_left']:,.0f} s left"
 
 
 def _undecodable(reasons: dict[str, int]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import shards
 from pipeline.cluster import Pool
+from pipeline.config import absolute
 from pipeline.errors import InputError
 from pipeline.labels import assign
 from pipeline.plan import Plan, check_store, versions
@@ -76,4 +77,5 @@ def make_attributes(plan: Plan, folders: list[str]) -> dict[str, Any]:
         "network": {"name": plan.config.network.name, "weights": plan.digest},
         "preprocessing": plan.preprocessing(),
         "versions": versions(),
+        "configuration": absolute(plan.config),
     }

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 
 import numpy as np
-import torch
 
-from pipeline import cluster, shards
-from pipeline.cluster import Pool
-from pipeline.decode import Decoded, decode
-from pipeline.device import repeatable
-from pipeline.errors import DecodeError, WorkError
+from pipeline import shards
+from pipeline.activations import Mined, run_images
+from pipeline.cluster import TRIES, Pool, abandoned
+from pipeline.errors import WorkError
 from pipeline.layers import Layer
-from pipeline.networks import Network
 from pipeline.plan import Plan, versions
-from pipeline.store import OK, UNDECODABLE, Store
-from pipeline.stream import ahead
-from pipeline.taps import read_taps, spatial_maximum
+from pipeline.store import UNDECODABLE, Store
 
 from .progress import Progress
 
 MANY_DAMAGED = 10  # images; fewer never fail a run
+HOPELESS = 10  # blocks that fail before any is mined: then it is not the blocks
+SHOWN = 10  # blocks that failed, in the summary
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,75 @@ def mine(plan: Plan, pool: Pool) -> Iterator[Progress]:
     Raises
     ------
     WorkError
-        A shard is not what was indexed; or, when all is mined, too many images are damaged.
+        A shard is not what was indexed; or, when all else is mined, blocks that failed, or too many damaged images.
     """
     store = Store.open(plan.config.store, write=True)
     for layer in plan.layers:
         if layer.name not in store.layers:
             store.add_layer(layer, plan.config.mine.precision, versions(), plan.mine_fingerprint(layer))
     todo = find_todo(store, plan.layers)
-    skipped = _images(store, set(range(store.blocks)) - todo.keys())
+    skipped = count_mined(store, plan.layers)
     yield Progress("mine", skipped, store.images, "images", skipped)
     if todo:
-        for finished in pool.run(check_shard, touched_shards(plan, store), plan):
-            if finished and finished[1]:
-                raise WorkError(finished[1])
-    for _ in pool.run(mine_span, find_spans(todo, plan.config.mine.span), plan, pool.threads):
-        left = find_todo(store, plan.layers)
-        yield Progress("mine", _images(store, set(range(store.blocks)) - left.keys()), store.images, "images", skipped)
+        for checked in pool.run(check_shard, touched_shards(plan, store), plan):
+            if checked and checked[1]:
+                raise WorkError(checked[1])
+    failed: dict[int, str] = {}
+    look = 0.0
+    spans = find_spans(todo, plan.config.mine.span)
+    for finished in pool.attempt(mine_span, spans, plan, pool.threads, split=partial(find_unfinished, plan)):
+        if finished and finished[1]:
+            set_aside(store, finished[0], finished[1], failed)
+        began = time.monotonic()
+        if began < look:
+            continue
+        mined = count_mined(store, plan.layers)
+        look = time.monotonic() + 19 * (time.monotonic() - began)  # a twentieth of the time goes into looking
+        yield Progress("mine", mined, store.images, "images", skipped)
+        if len(failed) >= HOPELESS and mined == skipped:
+            break
+    yield Progress("mine", count_mined(store, plan.layers), store.images, "images", skipped)
+    if failed:
+        raise WorkError(describe_failed(plan, store, failed))
     check_damage(plan, store)
+
+
+def count_mined(store: Store, layers: tuple[Layer, ...]) -> int:
+    """Count the images that are mined for every layer."""
+    done = set.intersection(*(store.done_blocks(layer.name) for layer in layers))
+    short = store.blocks * store.block - store.images  # what the last block lacks
+    return len(done) * store.block - (short if store.blocks - 1 in done else 0)
+
+
+def find_unfinished(plan: Plan, span: Span) -> list[Span]:
+    """Cut what is left of a span that failed into spans of one block, so that the culprit is alone."""
+    left = find_todo(Store.open(plan.config.store), span.layers)
+    return [Span((block,), left[block]) for block in span.blocks if block in left]
+
+
+def set_aside(store: Store, span: Span, error: WorkError, failed: dict[int, str]) -> None:
+    """Record a block that failed however often it was tried, in the store and for the summary."""
+    for block in span.blocks:
+        failed[block] = str(error)
+        for layer in span.layers:
+            store.set_aside(layer.name, block, str(error))
+
+
+def describe_failed(plan: Plan, store: Store, failed: dict[int, str]) -> str:
+    """Give a sentence that names the blocks that failed, with their images, shard and errors."""
+    lines = []
+    for block in sorted(failed)[:SHOWN]:
+        rows = store.rows(block)
+        (shard,) = store.image_columns(["shard"], slice(rows.start, rows.start + 1))
+        place = f"images {rows.start:,} to {rows.stop - 1:,}, from {plan.dataset.shards[shard[0]].name}"
+        lines.append(f"\n  block {block} ({place}): {failed[block]}")
+    more = f"\n  and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
+    left = len(find_todo(store, plan.layers)) - len(failed)
+    rest = f"{left:,} more were not tried: this looks like no block's own fault" if left else "all others are mined"
+    return (
+        f"{len(failed):,} of {store.blocks:,} blocks failed, each {TRIES} times, and were set aside; {rest}. "
+        f"The same command tries them again.{''.join(lines)}{more}"
+    )
 
 
 def touched_shards(plan: Plan, store: Store) -> list[int]:
@@ -120,109 +171,22 @@ def find_spans(todo: dict[int, tuple[Layer, ...]], length: int) -> list[Span]:
 
 
 def mine_span(span: Span, plan: Plan, threads: int) -> None:
-    """Mine the blocks of a span (a task): its decoder runs ahead of the network, across the blocks."""
+    """Mine the blocks of a span (a task), but for those that an earlier try has done."""
     store = Store.open(plan.config.store, write=True)
-    network = plan.network()
-    rows = slice(store.rows(span.blocks[0]).start, store.rows(span.blocks[-1]).stop)
-    limit = max(2, plan.config.mine.queue_mib * 2**20 // (plan.config.decode.crop**2 * 3))
-    columns = store.image_columns(("shard", "offset", "size", "key", "reason"), rows)
-    with shards.opened(plan.dataset) as reader, repeatable(threads), torch.inference_mode():
-        read = partial(read_image, reader, plan)
-        decoded = ahead(read, zip(*(column.tolist() for column in columns), strict=True), threads, limit)
-        for block in span.blocks:
-            if cluster.stopping.is_set():
-                break
-            images = store.rows(block)
-            mine_block(store, plan, network, span.layers, block, list_batches(decoded, images, plan.config.mine.batch))
-        decoded.close()
+    names = [layer.name for layer in span.layers]
+    blocks = [block for block in span.blocks if not all(store.is_done(name, block) for name in names)]
+    rows = [store.rows(block) for block in blocks]
+    with closing(run_images(plan, span.layers, store, rows, threads)) as mined:
+        for block, images in zip(blocks, mined, strict=False):
+            write_block(store, span.layers, block, images)
+            if abandoned():
+                return
 
 
-def read_image(reader: shards.Reader, plan: Plan, place: tuple[int, int, int, str, str]) -> Decoded | DecodeError:
-    """Read and decode an image by shard, offset, size, key and what is known to be wrong with it."""
-    shard, offset, size, key, reason = place
-    name = plan.dataset.shards[shard].name
-    try:
-        if reason:
-            raise DecodeError(reason)
-        data = reader.read(shard, offset, size)
-        return decode(data, plan.config.decode.resize, plan.config.decode.crop, plan.config.data.max_pixels)
-    except DecodeError as error:
-        if plan.config.data.on_damaged == "fail":
-            raise WorkError(
-                f'shard {name}: image {key} cannot be decoded: {error}. Replace it, or set data.on_damaged = "skip".'
-            ) from None
-        return error
-    except OSError as error:
-        raise WorkError(f"shard {name}: image {key} cannot be read: {error}") from None
-
-
-def list_batches(
-    decoded: Iterator[Decoded | DecodeError], images: slice, batch: int
-) -> Iterator[list[Decoded | DecodeError]]:
-    """Take the images of a block from a stream, in batches that never cross it."""
-    for start in range(images.start, images.stop, batch):
-        yield list(islice(decoded, min(batch, images.stop - start)))
-
-
-def mine_block(
-    store: Store,
-    plan: Plan,
-    network: Network,
-    layers: tuple[Layer, ...],
-    block: int,
-    batches: Iterator[list[Decoded | DecodeError]],
-) -> None:
-    """Run a block through the network; write its images' status, its layers' activations, then its markers."""
-    images: list[Decoded | DecodeError] = []
-    strongest: list[dict[str, list[np.ndarray]]] = []
-    for batch in batches:
-        images += batch
-        strongest.append(run_batch(plan, network, layers, batch))
-    bad = np.array([isinstance(image, DecodeError) for image in images])
-    sizes = [
-        (0, 0) if isinstance(image, DecodeError) else (image.geometry.height, image.geometry.width) for image in images
-    ]
-    reasons = [str(image) if isinstance(image, DecodeError) else "" for image in images]
-    columns = {
-        "status": np.where(bad, UNDECODABLE, OK),
-        "reason": np.array(reasons, dtype=np.dtypes.StringDType()),
-        "height": np.array([height for height, _ in sizes]),
-        "width": np.array([width for _, width in sizes]),
-    }
-    store.write_images(block, columns)
+def write_block(store: Store, layers: tuple[Layer, ...], block: int, mined: Mined) -> None:
+    """Write what a block's images gave: their status, the layers' activations, then the markers."""
+    store.write_images(block, mined.columns())
     for layer in layers:
-        activation, row, column = (
-            np.concatenate(parts) for parts in zip(*(b[layer.name] for b in strongest), strict=True)
-        )
-        activation[bad], row[bad], column[bad] = np.nan, 0, 0
-        if not np.isfinite(activation[~bad]).all():
-            raise WorkError(
-                f"layer {layer.name} gives activations that are not finite in block {block}: "
-                "its weights are damaged, or mine.precision is too coarse for it."
-            )
-        store.write_block(layer.name, block, activation, row, column)
+        store.write_block(layer.name, block, *mined.layers[layer.name])
     for layer in layers:
         store.mark(layer.name, block)
-
-
-def run_batch(
-    plan: Plan, network: Network, layers: tuple[Layer, ...], batch: list[Decoded | DecodeError]
-) -> dict[str, list[np.ndarray]]:
-    """Give for every layer activation float32, row and column (image, filter); undecodable images are black here."""
-    crop = plan.config.decode.crop
-    pixels = np.zeros((len(batch), crop, crop, 3), np.uint8)
-    for i, image in enumerate(batch):
-        if isinstance(image, Decoded):
-            pixels[i] = image.pixels
-    normalised = network.architecture.normalise(torch.from_numpy(pixels).to(plan.device))
-    taps = {layer.name: layer.tap for layer in layers}
-    with torch.autocast(plan.device.split(":")[0], torch.bfloat16, enabled=plan.config.mine.precision == "bfloat16"):
-        found = read_taps(network.module, normalised, taps, spatial_maximum)
-    return {
-        name: [activation.float().cpu().numpy(), row.cpu().numpy(), column.cpu().numpy()]
-        for name, (activation, row, column) in found.items()
-    }
-
-
-def _images(store: Store, blocks: set[int]) -> int:
-    return sum(store.rows(block).stop - store.rows(block).start for block in blocks)

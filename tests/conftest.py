@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.cluster import connect
 from pipeline.config import read_config
 from pipeline.plan import Plan, make_plan
 from pipeline.shards import photos
@@ -100,8 +101,9 @@ def plan_run(folder: Path, config: str = "configs/demo.toml", **changes: object)
 
 def run_stages(plan: Plan, *names: str) -> None:
     """Run stages of a plan to their end."""
-    for _ in run(plan, {name: STAGES[name] for name in names}):
-        pass
+    with connect(plan.config.cluster) as pool:
+        for _ in run(plan, pool, {name: STAGES[name] for name in names}):
+            pass
 
 
 def same_files(first: Path, second: Path) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from pipeline import shards
+from pipeline.activations import run_batch
 from pipeline.cluster import connect
 from pipeline.config import read_config
 from pipeline.decode import Decoded, decode
@@ -30,7 +31,7 @@ from pipeline.shards.files import OpenFile
 from pipeline.store import Store
 from pipeline.stream import ahead
 from stages.index import index
-from stages.mine import mine, run_batch
+from stages.mine import mine
 
 ROUNDS = 5
 
@@ -50,7 +51,7 @@ def decode_all(plan: Plan) -> list[Decoded]:
 def forward_all(plan: Plan, images: list[Decoded]) -> None:
     """Run every decoded image through the network, to the layer's spatial maximum."""
     network, batch = plan.network(), plan.config.mine.batch
-    with repeatable(cores()), torch.inference_mode():
+    with repeatable(), torch.inference_mode():
         for start in range(0, len(images), batch):
             run_batch(plan, network, plan.layers, list(images[start : start + batch]))
 

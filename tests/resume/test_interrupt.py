@@ -35,7 +35,7 @@ def test_an_interrupted_run_goes_on_to_the_bytes_of_an_undisturbed_one(data, tmp
     run_stages(plain, "index", "mine", "rank", "deconvolve")
     store = tmp_path / "interrupted.zarr"
     run = subprocess.Popen(command(store, data), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    markers = store / "progress/conv5/c"
+    markers = store / "progress/done/conv5/c"
     deadline = time.monotonic() + 120
     while not (markers.is_dir() and len(list(markers.iterdir())) >= 2):
         assert run.poll() is None, run.stderr.read()

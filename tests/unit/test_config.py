@@ -17,8 +17,8 @@ def test_changes_are_toml_values_or_text():
 
 
 def test_a_cluster_file_takes_the_place_of_the_cluster_table(tmp_path):
-    (tmp_path / "c.toml").write_text('[cluster]\nkind = "local"\nworkers = 3\n')
-    assert read_config(DEMO, cluster=str(tmp_path / "c.toml")).cluster.workers == 3
+    (tmp_path / "c.toml").write_text('[cluster]\nkind = "local"\nmaximum = 3\n')
+    assert read_config(DEMO, cluster=str(tmp_path / "c.toml")).cluster.least == 3
     assert read_config(DEMO, cluster="local").cluster.kind == "local"
 
 
@@ -31,6 +31,12 @@ def test_a_cluster_file_takes_the_place_of_the_cluster_table(tmp_path):
         ("decode.crop", "300", "decode.crop = 300 is larger than decode.resize = 96"),
         ("network.name.x", "1", "network.name.x is not a key"),
         ("deconvolve.rule", "relu", "deconvolve.rule = 'relu' does not fit"),
+        ("cluster.kind", "loca", "cluster.kind = 'loca' does not fit"),
+        ("cluster.maximum", "3", "cluster.maximum is not a key of the configuration where cluster.kind = 'inline'"),
+        ("cluster", '{kind = "local", minimum = 3}', "cluster.minimum = 3 is larger than cluster.maximum = 2"),
+        ("cluster", '{kind = "local", memory = "much"}', "cluster.memory = 'much' does not fit"),
+        ("cluster", '{kind = "slurm", walltime = "1h"}', "cluster.walltime = '1h' does not fit"),
+        ("cluster", '{kind = "address"}', "lacks cluster.address"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(key, value, sentence):
@@ -48,6 +54,16 @@ def test_a_file_that_is_missing_or_not_toml(tmp_path):
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(InputError, match="lacks network"):
         read_config(str(tmp_path / "empty.toml"))
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/cluster").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_cluster_file_that_is_shipped_is_valid_and_named_after_its_kind(path):
+    assert read_config(DEMO, cluster=str(path)).cluster.kind == path.stem
+
+
+def test_walltime_is_read_as_slurm_does():
+    settings = {"cluster": '{kind = "slurm", walltime = "1-02:03:04"}'}
+    assert read_config(DEMO, settings).cluster.walltime_s == 86_400 + 2 * 3600 + 3 * 60 + 4
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.toml")), ids=lambda path: path.stem)

@@ -1,0 +1,118 @@
+"""Tasks on real Dask workers: retried, split, and given up on, alone."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.cluster import TRIES, connect
+from pipeline.config import InlineCluster, LocalCluster
+from pipeline.errors import StopError, WorkError
+
+KINDS = {"inline": InlineCluster(), "local": LocalCluster(kind="local")}
+
+
+def double(task: int, more: int) -> int:
+    return 2 * task + more
+
+
+def noted(task: tuple[int, ...], folder: Path, fault: str) -> int:
+    """Note every part of a task that is tried; part 3 fails."""
+    for part in task:
+        with (folder / str(part)).open("a") as file:
+            file.write("x")
+        if part == 3:
+            FAULTS[fault]()
+    return sum(task)
+
+
+def fail() -> None:
+    raise WorkError("three is not wanted.")
+
+
+FAULTS = {
+    "refuse": fail,
+    "raise": lambda: [][3],
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
+def tries(folder: Path) -> dict[int, int]:
+    return {int(path.name): len(path.read_text()) for path in folder.iterdir()}
+
+
+def ports() -> set[tuple[str, int]]:
+    """What this process listens on."""
+    found = psutil.Process(os.getpid()).net_connections("inet")
+    return {(c.laddr.ip, c.laddr.port) for c in found if c.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_task_is_run_and_comes_back_with_its_result(kind):
+    with connect(KINDS[kind]) as pool:
+        found = [finished for finished in pool.run(double, range(20), 5) if finished]
+    assert sorted(found) == [(task, 2 * task + 5) for task in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "reason"),
+    [
+        ("inline", "refuse", "three is not wanted"),
+        ("inline", "raise", "IndexError: list index out of range"),
+        ("local", "refuse", "three is not wanted"),
+        ("local", "kill", "its worker died"),
+    ],
+)
+def test_what_fails_is_split_tried_twice_more_and_given_up_on_alone(kind, fault, reason, tmp_path):
+    tasks = [(0, 1), (2, 3, 4), (5, 6), (7,)]
+    with connect(KINDS[kind]) as pool:
+        attempts = pool.attempt(noted, tasks, tmp_path, fault, split=lambda task: [(part,) for part in task])
+        found = dict(filter(None, attempts))
+        assert dict(filter(None, pool.run(double, [1], 0))) == {1: 2}
+    error = found.pop((3,))
+    assert isinstance(error, WorkError)
+    assert reason in str(error)
+    assert found == {(0, 1): 1, (2,): 2, (4,): 4, (5, 6): 11, (7,): 7}
+    counted = tries(tmp_path)
+    assert counted.pop(3) == TRIES
+    assert counted.pop(2) == 2
+    assert set(counted.values()) == {1}
+
+
+def test_run_raises_what_is_given_up_on_and_the_pool_can_be_used_again(tmp_path):
+    with connect(InlineCluster()) as pool:
+        with pytest.raises(WorkError, match="three is not wanted"):
+            list(pool.run(noted, [(1,), (3,), (5,)], tmp_path, "refuse"))
+        assert len([finished for finished in pool.run(double, [0, 1, 2], 0) if finished]) == 3
+
+
+def full_disk(task: int, folder: Path) -> None:
+    (folder / str(task)).touch()
+    raise OSError(28, "No space left on device", "/data/x")
+
+
+def test_a_full_disk_stops_at_once(tmp_path):
+    with connect(InlineCluster()) as pool, pytest.raises(StopError, match="No space left on device: '/data/x'"):
+        list(pool.run(full_disk, range(5), tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_workers_are_started_for_the_first_task_only():
+    before = psutil.Process().children(recursive=True)
+    with connect(LocalCluster(kind="local")) as pool:
+        assert list(pool.run(double, [], 5)) == []
+        assert pool.dashboard == ""
+        assert psutil.Process().children(recursive=True) == before
+        assert len(list(filter(None, pool.run(double, [1], 5)))) == 1
+        assert pool.dashboard.startswith("http://127.0.0.1:")
+
+
+def test_two_runs_at_once_do_not_get_in_each_others_way_and_listen_on_loopback_alone():
+    before = ports()
+    with connect(InlineCluster()) as one, connect(InlineCluster()) as other:
+        run = partial(double)
+        assert list(filter(None, one.run(run, [1], 0))) == list(filter(None, other.run(run, [1], 0)))
+        assert {address for address, _ in ports() - before} <= {"127.0.0.1"}

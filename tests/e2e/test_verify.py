@@ -1,0 +1,124 @@
+"""``topnine verify`` passes a sound store and finds every kind of damage in every array."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from typer.testing import CliRunner
+
+from stages.cli import app
+from stages.verify import verify
+from tests.conftest import plan_run, run_stages, write_tar
+
+IMAGE_ARRAYS = ["key", "shard", "offset", "size", "label", "status", "reason", "height", "width"]
+LAYER_ARRAYS = [
+    "activation", "row", "column", "top_image", "top_activation", "top_row", "top_column", "maximum", "mean",
+    "active_fraction", "patch", "projection", "box",
+]  # fmt: skip
+ARRAYS = [f"images/{name}" for name in IMAGE_ARRAYS] + [f"layers/conv5/{name}" for name in LAYER_ARRAYS]
+
+
+@pytest.fixture(scope="module")
+def finished(some_photos, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    write_tar(folder / "data" / "a.tar", [*some_photos[:20], ("bad.png", b"\x89PNG no")])
+    plan = plan_run(folder, data__path=folder / "data", mine__block=8, mine__batch=4)
+    run_stages(plan, "index", "mine", "rank", "deconvolve")
+    return Path(plan.config.store)
+
+
+@pytest.fixture
+def store(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run.zarr"))
+
+
+def first_problem(store: Path) -> str:
+    """Verify up to the first check that fails."""
+    return next((str(check) for check in verify(str(store), {}, 0) if check.problems), "")
+
+
+def test_a_sound_store_passes_every_check_one_line_each(store):
+    result = CliRunner().invoke(app, ["verify", str(store)])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert len(lines) == 5
+    assert all(line.startswith("ok ") for line in lines)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+def test_damage_in_any_array_is_found_and_named(store, damage, seed):
+    chance = random.Random(f"{damage} {seed}")
+    damaged = []
+    for array in ARRAYS:
+        chunk = chance.choice(sorted(path for path in (store / array / "c").rglob("*") if path.is_file()))
+        data = bytearray(chunk.read_bytes())
+        if damage == "flip":
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        elif damage == "truncate":
+            del data[chance.randrange(len(data)) :]
+        chunk.write_bytes(data)
+        if damage == "remove":
+            chunk.unlink()
+        damaged.append(chunk.relative_to(store).as_posix())
+    checks = verify(str(store), {}, seed)
+    problems = [*next(checks).problems, *next(checks).problems]
+    named = [problem.split(" is ")[0] for problem in problems]
+    assert sorted(named) == sorted(damaged)
+    assert all((" is missing" if damage == "remove" else " is damaged") in problem for problem in problems)
+
+
+@pytest.mark.parametrize("array", ["images/key", "images/status", "layers/conv5/row", "layers/conv5/patch"])
+def test_damaged_metadata_is_found(store, array):
+    document = store / array / "zarr.json"
+    described = json.loads(document.read_text())
+    described["dimension_names"][0] = "other"
+    document.write_text(json.dumps(described))
+    assert f"{array}/zarr.json is not what the schema wants" in first_problem(store)
+    document.write_text("{")
+    assert array in first_problem(store)
+    assert "damaged" in first_problem(store)
+
+
+@pytest.mark.parametrize(
+    ("array", "at", "sentence"),
+    [
+        ("top_image", (3, 4), "ranking: filter 3 is not what a full sort"),
+        ("top_row", (3, 4), "ranking: filter 3 is not what a full sort"),
+        ("mean", (3,), "ranking: filter 3 is not what a full sort"),
+        ("activation", (slice(None), slice(None)), "mined again: image"),
+        ("row", (slice(None), slice(None)), "mined again: image"),
+        ("patch", slice(None), "deconvolved again: patch of filter"),
+        ("projection", slice(None), "deconvolved again: projection of filter"),
+    ],
+)
+def test_wrong_values_with_right_checksums_are_found(store, array, at, sentence):
+    group = zarr.open_group(store / "layers/conv5")
+    values = group[array][at]
+    group[array][at] = values + np.asarray(1, values.dtype)
+    found = [str(check) for check in verify(str(store), {}, 0) if check.problems]
+    assert any(sentence in text for text in found), found
+
+
+def test_a_store_that_is_still_being_mined_passes(store):
+    for kind in ("rank", "deconvolve"):
+        group = zarr.open_group(store / "layers/conv5")
+        group.attrs["fingerprints"] = {k: v for k, v in group.attrs["fingerprints"].items() if k != kind}
+    (store / "progress/done/conv5/c/1").unlink()
+    (store / "layers/conv5/row/c/1/0").unlink()
+    lines = [str(check) for check in verify(str(store), {}, 0)]
+    assert len(lines) == 3
+    assert all(line.startswith("ok ") for line in lines), lines
+    assert "2 of 3 blocks" in lines[1]
+
+
+def test_images_that_are_gone_fail_the_samples_with_a_sentence(store, tmp_path):
+    result = CliRunner().invoke(app, ["verify", str(store), "--data", str(tmp_path / "nowhere")])
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert [line.split()[0] for line in lines] == ["ok", "ok", "ok", "FAILED", "FAILED"]
+    assert "nowhere" in lines[3]

@@ -1,0 +1,44 @@
+"""A Dask preload for workers under test: logs every block that is mined, and makes a chosen one fail.
+
+``DASK_DISTRIBUTED__WORKER__PRELOAD='["tests.faults"]'`` has every worker of a run load it.
+"""
+
+import ctypes
+import os
+import signal
+
+import numpy as np
+
+import stages.mine
+
+LOG = os.environ["TOPNINE_TEST_LOG"]
+FAULT, _, BLOCK = os.environ.get("TOPNINE_TEST_FAULT", "").partition(" ")
+
+write_block = stages.mine.write_block
+
+
+def fill_memory() -> None:
+    held = []
+    while True:
+        held.append(np.ones(2**24))
+
+
+FAULTS = {
+    "raise": lambda: np.ones(3).reshape(2),
+    "exhaust": lambda: np.ones((2**40, 2**10)),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: ctypes.string_at(0),
+    "fill": fill_memory,
+}
+
+
+def write_logged_block(store, layers, block, mined):
+    with open(LOG, "a") as log:
+        log.write(f"{block}\n")
+    if FAULT and block == int(BLOCK):
+        FAULTS[FAULT]()
+    write_block(store, layers, block, mined)
+
+
+def dask_setup(worker):
+    stages.mine.write_block = write_logged_block
