@@ -10,6 +10,7 @@ STORE   ?=
 CLUSTER ?=
 DEVICE  ?=
 ARGS    ?=
+SBATCH  ?= --mem=4G
 
 BIN     := $(VENV)/bin
 OPTIONS  = --config "$(CONFIG)" --layer "$(LAYER)" \
@@ -31,8 +32,9 @@ mine: $(VENV)/ready  ## run every stage, to the sheets of LAYER
 gallery: mine  ## the same, and a static page over the sheets
 	$(BIN)/topnine gallery $(OPTIONS)
 
-submit: $(VENV)/ready  ## the same as mine, as a Slurm job
-	sbatch --job-name=topnine --output=topnine-%j.log --wrap='exec $(BIN)/topnine run $(OPTIONS)'
+submit: $(VENV)/ready  ## the same as mine, as a Slurm job that starts those of CLUSTER
+	mkdir -p runs
+	sbatch --job-name=topnine --output=runs/topnine-%j.log $(SBATCH) --wrap='exec $(BIN)/topnine run $(OPTIONS)'
 
 test: $(VENV)/ready-test  ## the tests, in minutes
 	$(BIN)/python -m pytest -m "not slow"
@@ -62,5 +64,5 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[demo,parquet,s3,test]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[demo,parquet,s3,slurm,test]'
 	touch $@

@@ -217,8 +217,11 @@ def _threads(config: ClusterConfig) -> int:
 def _start(settings: ClusterConfig, stack: ExitStack) -> tuple[Client, _Backlog | None]:
     if settings.kind == "address":
         return stack.enter_context(_running_scheduler(settings)), None
-    cluster = stack.enter_context(_STARTERS[settings.kind](settings))
-    client = stack.enter_context(Client(cluster))
+    try:
+        cluster = stack.enter_context(_STARTERS[settings.kind](settings))
+        client = stack.enter_context(Client(cluster))
+    except (OSError, RuntimeError, ValueError) as error:  # as a worker that dies while it starts
+        raise WorkError(f"the workers of cluster.kind = {settings.kind!r} cannot be started: {error}") from error
     if isinstance(settings, InlineCluster | CudaCluster):
         return client, None
     return client, cluster.adapt(Adaptive=_Backlog, minimum=settings.least, maximum=settings.maximum, interval="1s")

@@ -16,7 +16,7 @@ WALLTIME = r"^(\d+-)?\d+:\d\d:\d\d$"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     @field_validator("*")
     @classmethod

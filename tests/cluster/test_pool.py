@@ -35,7 +35,7 @@ def fail() -> None:
 
 FAULTS = {
     "refuse": fail,
-    "raise": lambda: [][3],
+    "raise": lambda: int("three"),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 
@@ -61,7 +61,7 @@ def test_every_task_is_run_and_comes_back_with_its_result(kind):
     ("kind", "fault", "reason"),
     [
         ("inline", "refuse", "three is not wanted"),
-        ("inline", "raise", "IndexError: list index out of range"),
+        ("inline", "raise", "ValueError: invalid literal"),
         ("local", "refuse", "three is not wanted"),
         ("local", "kill", "its worker died"),
     ],

@@ -1,0 +1,123 @@
+"""Workers as jobs of a real Slurm, which ``TOPNINE_SLURM_SETUP`` (a script: start, stop) or the machine provides."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, plan_run, run_stages, same_files
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SETTINGS = {"mine__layers": "1 5", "mine__block": 8, "mine__span": 2}
+OPTIONS = [f"--set={key.replace('__', '.')}={value}" for key, value in SETTINGS.items()]
+TABLE = """
+[cluster]
+kind = "slurm"
+minimum = {jobs}
+maximum = {jobs}
+cores = 1
+memory = "2GiB"
+walltime = "00:20:00"
+interface = "lo"
+prologue = ["echo prologue was run on $(hostname)"]
+logs = "{folder}/slurm"
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm():
+    setup = os.environ.get("TOPNINE_SLURM_SETUP")
+    if setup:
+        subprocess.run(["bash", setup, "start"], check=True, capture_output=True)
+    elif not shutil.which("sbatch"):
+        pytest.skip("there is no Slurm here, and TOPNINE_SLURM_SETUP names no script that starts one")
+    yield
+    if setup:
+        subprocess.run(["bash", setup, "stop"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    plan = plan_run(tmp_path_factory.mktemp("undisturbed"), **SETTINGS)
+    run_stages(plan, "index", "mine", "rank", "deconvolve")
+    return Path(plan.config.store)
+
+
+def jobs(name: str) -> list[str]:
+    listed = subprocess.run(
+        ["squeue", "--noheader", "--format=%A", f"--name={name}"], capture_output=True, text=True, check=True
+    )
+    return listed.stdout.split()
+
+
+def wait_until(condition, process: subprocess.Popen | None = None, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def cluster_file(folder: Path, count: int) -> Path:
+    path = folder / "slurm.toml"
+    path.write_text(TABLE.format(jobs=count, folder=folder))
+    return path
+
+
+def test_two_jobs_one_of_them_cancelled_midway_leave_the_same_store(undisturbed, tmp_path):
+    store = tmp_path / "run.zarr"
+    command = [sys.executable, "-m", "stages.cli", "run", "--store", str(store), *OPTIONS]
+    run = subprocess.Popen(
+        [*command, "--cluster", str(cluster_file(tmp_path, 2))], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    )
+    markers = store / "progress/done/conv5/c"
+    wait_until(lambda: markers.is_dir() and len(list(markers.iterdir())) >= 3, run)
+    first = jobs("topnine-worker")
+    assert len(first) == 2
+    subprocess.run(["scancel", first[0]], check=True)
+    wait_until(lambda: len(set(jobs("topnine-worker")) - set(first)) == 1, run)  # it is replaced
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert same_files(undisturbed, store)
+    wait_until(lambda: not jobs("topnine-worker"), seconds=30)
+    assert "prologue was run on" in "".join(path.read_text() for path in (tmp_path / "slurm").glob("*.out"))
+
+
+def test_make_submit_starts_a_driver_whose_workers_end_with_it(undisturbed, tmp_path):
+    store = tmp_path / "run.zarr"
+    submitted = subprocess.run(
+        ["make", "submit", "LAYER=1 5", f"STORE={store}", f"CLUSTER={cluster_file(tmp_path, 1)}", "SBATCH=--mem=2G",
+         f"VENV={Path(sys.prefix)}", f"ARGS=--set mine.block={SETTINGS['mine__block']}"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert submitted.returncode == 0, submitted.stderr
+    number = submitted.stdout.split()[-1]
+    log = REPOSITORY / "runs" / f"topnine-{number}.log"
+    wait_until(lambda: jobs("topnine-worker"))
+    wait_until(lambda: not jobs("topnine"))
+    printed = log.read_text()
+    log.unlink()
+    assert "undecodable" in printed, printed
+    assert same_files(undisturbed, store)
+    wait_until(lambda: not jobs("topnine-worker"), seconds=30)
+
+
+def test_a_driver_job_that_is_cancelled_takes_its_workers_along(tmp_path):
+    store = tmp_path / "run.zarr"
+    options = f"--store {store} --cluster {cluster_file(tmp_path, 1)} {' '.join(OPTIONS[1:])}"
+    wrap = f"exec {sys.executable} -m stages.cli run {options}"
+    driver = subprocess.run(
+        ["sbatch", "--parsable", "--job-name=topnine", f"--output={tmp_path}/driver.log", "--wrap", wrap],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    markers = store / "progress/done/conv5/c"
+    wait_until(lambda: markers.is_dir() and len(list(markers.iterdir())) >= 1)
+    subprocess.run(["scancel", driver], check=True)
+    wait_until(lambda: not jobs("topnine") and not jobs("topnine-worker"), seconds=90)
+    assert "the same command goes on from there" in (tmp_path / "driver.log").read_text()
