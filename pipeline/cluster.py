@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
+import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import dask
-from distributed import Adaptive, CancelledError, Client, Future, KilledWorker, get_worker
+from distributed import Adaptive, CancelledError, Client, Future, KilledWorker, Worker, WorkerPlugin, get_worker
 from distributed import LocalCluster as DaskCluster
 from distributed.utils import TimeoutError as DaskTimeoutError
 
@@ -192,7 +195,8 @@ def _outcome(future: Future) -> Any:
             worker = error.last_worker.address
             return WorkError(f"its worker died ({worker}): out of memory, killed, or a library crashed")
         if error is not None:  # of any kind: what a library raised in a task
-            return WorkError(f"{type(error).__name__}: {error}")
+            place = traceback.extract_tb(future.traceback())[-1]
+            return WorkError(f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})")
         result = future.result()
     except CancelledError:
         raise _gone() from None
@@ -222,9 +226,18 @@ def _start(settings: ClusterConfig, stack: ExitStack) -> tuple[Client, _Backlog 
         client = stack.enter_context(Client(cluster))
     except (OSError, RuntimeError, ValueError) as error:  # as a worker that dies while it starts
         raise WorkError(f"the workers of cluster.kind = {settings.kind!r} cannot be started: {error}") from error
+    if isinstance(settings, LocalCluster | CudaCluster):
+        client.register_plugin(_DeafToInterrupts())
     if isinstance(settings, InlineCluster | CudaCluster):
         return client, None
     return client, cluster.adapt(Adaptive=_Backlog, minimum=settings.least, maximum=settings.maximum, interval="1s")
+
+
+class _DeafToInterrupts(WorkerPlugin):
+    """A terminal sends Ctrl-C to the workers, too: it is the driver that ends them."""
+
+    def setup(self, worker: Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_process(settings: InlineCluster) -> DaskCluster:
@@ -241,7 +254,11 @@ def _processes(settings: LocalCluster) -> DaskCluster:
 
 
 # Any free port on loopback; None would be 8787 on every interface.
-_LOCAL: dict[str, Any] = {"threads_per_worker": 1, "worker_dashboard_address": "127.0.0.1:0"}
+_LOCAL: dict[str, Any] = {
+    "threads_per_worker": 1,
+    "worker_dashboard_address": "127.0.0.1:0",
+    "silence_logs": logging.CRITICAL,  # what went wrong comes back as a sentence
+}
 
 
 def _gpus(settings: CudaCluster) -> Any:
@@ -273,6 +290,7 @@ def _jobs(settings: SlurmCluster) -> Any:
         death_timeout=WAIT_S,
         worker_extra_args=["--no-dashboard", "--lifetime", f"{lifetime}s"],
         scheduler_options={"dashboard_address": settings.dashboard},
+        silence_logs=logging.CRITICAL,
     )
 
 

@@ -380,6 +380,8 @@ def main() -> None:
     """Run the command line: a user's error is one sentence and its exit code, without a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job would ignore it
         signal.signal(number, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         app()
     except TopnineError as error:

@@ -1,5 +1,6 @@
 """A run that is interrupted says so, ends with 130, and goes on to the same bytes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.conftest import REPOSITORY, run_stages, same_files, write_tar
 def command(store, data, *options):
     return [
         sys.executable, "-m", "stages.cli", "run", "--config", "configs/demo.toml", "--store", str(store), "--data",
-        str(data), "--layer", "1 5", "--set", "mine.block=8", "--set", "mine.batch=4", *options,
+        str(data), "--layer", "1 2", "--set", "mine.block=8", "--set", "mine.batch=4", *options,
     ]  # fmt: skip
 
 
@@ -29,19 +30,31 @@ def data(some_photos, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_run_goes_on_to_the_bytes_of_an_undisturbed_one(data, tmp_path, planned, name):
-    plain = planned(data__path=data, mine__layers="1 5", mine__block=8, mine__batch=4, store=tmp_path / "plain.zarr")
+@pytest.mark.parametrize(
+    ("name", "cluster"),
+    [
+        ("SIGINT", "local"),
+        ("SIGTERM", "inline"),
+        pytest.param("SIGINT", "inline", marks=pytest.mark.slow),
+        pytest.param("SIGTERM", "local", marks=pytest.mark.slow),
+        pytest.param("SIGHUP", "inline", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_goes_on_to_the_bytes_of_an_undisturbed_one(data, tmp_path, planned, name, cluster):
+    plain = planned(data__path=data, mine__layers="1 2", mine__block=8, mine__batch=4, store=tmp_path / "plain.zarr")
     run_stages(plain, "index", "mine", "rank", "deconvolve")
     store = tmp_path / "interrupted.zarr"
-    run = subprocess.Popen(command(store, data), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    markers = store / "progress/done/conv5/c"
+    run = subprocess.Popen(
+        command(store, data, "--cluster", cluster),
+        cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    markers = store / "progress/done/conv2/c"
     deadline = time.monotonic() + 120
     while not (markers.is_dir() and len(list(markers.iterdir())) >= 2):
         assert run.poll() is None, run.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    run.send_signal(getattr(signal, name))
+    os.killpg(run.pid, getattr(signal, name))  # as a terminal does: to the workers, too
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 130, errors
     assert "the same command goes on from there" in errors

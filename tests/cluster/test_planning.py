@@ -1,0 +1,32 @@
+"""A run over a hundred thousand blocks is planned in seconds and in little memory."""
+
+import os
+import time
+from pathlib import Path
+
+from pipeline.store import Store
+from stages.mine import count_mined, find_spans, find_todo
+from tests.conftest import peak_kib, run_stages, write_tar
+
+BLOCKS = 100_000
+
+
+def test_a_hundred_thousand_blocks_are_planned_in_seconds(planned, some_photos, tmp_path):
+    images = some_photos[:1] + [(f"{i}.jpg", b"") for i in range(BLOCKS - 1)]
+    write_tar(tmp_path / "data" / "a.tar", images)
+    plan = planned(data__path=tmp_path / "data", mine__layers="1 5", mine__block=1, mine__span=16)
+    run_stages(plan, "index")
+    store = Store.open(plan.config.store, write=True)
+    for layer in plan.layers:
+        store.add_layer(layer, "float32", {}, plan.mine_fingerprint(layer))
+    store.mark("conv1", 0)
+    markers = Path(plan.config.store) / "progress/done/conv1/c"
+    for block in range(2, BLOCKS, 2):  # every second block, so that no two can be one span
+        os.link(markers / "0", markers / str(block))
+    before, began = peak_kib(), time.monotonic()
+    spans = find_spans(find_todo(store, plan.layers), plan.config.mine.span)
+    assert count_mined(store, plan.layers) == 0
+    assert time.monotonic() - began < 10
+    assert peak_kib() - before < 500 * 1024
+    assert len(spans) == BLOCKS
+    assert [len(span.layers) for span in spans[:4]] == [1, 2, 1, 2]
