@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import dask
+import torch
 from distributed import Adaptive, CancelledError, Client, Future, KilledWorker, Worker, WorkerPlugin, get_worker
 from distributed import LocalCluster as DaskCluster
 from distributed.utils import TimeoutError as DaskTimeoutError
@@ -33,7 +34,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no task can write
 
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # a death is reported at once; what is tried again is decided here
-    "distributed.deploy.lost-worker-timeout": "5s",  # until a lost worker is replaced
+    "distributed.deploy.lost-worker-timeout": "20s",  # until a lost worker is replaced, if its nanny has not done so
     "distributed.worker.memory.target": False,  # nothing worth spilling is kept in Dask's own memory
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,  # a paused worker would wait for ever; one beyond 95 % is ended
@@ -211,11 +212,19 @@ def _gone() -> StopError:
 
 def _threads(config: ClusterConfig) -> int:
     """Give the threads of a worker, for decoding and the network."""
-    if config.threads or config.kind == "address":
-        return config.threads  # 0 at an address until its workers are asked
-    if config.kind == "slurm":
-        return config.cores
-    return max(1, device.cores() // (config.maximum if config.kind == "local" else 1))
+    if config.threads:
+        return config.threads
+    match config:
+        case InlineCluster():
+            return device.cores()
+        case LocalCluster():
+            return max(1, device.cores() // config.maximum)
+        case CudaCluster():
+            return max(1, device.cores() // max(1, torch.cuda.device_count()))
+        case SlurmCluster():
+            return config.cores
+        case AddressCluster():
+            return 0  # until its workers are asked
 
 
 def _start(settings: ClusterConfig, stack: ExitStack) -> tuple[Client, _Backlog | None]:

@@ -7,6 +7,7 @@ consolidated. A stage writes its fingerprint, and mine its marker, after what it
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,7 +94,10 @@ class Store:
 
     def discard(self) -> None:
         """Delete the store."""
-        sync(self._root.store.clear())
+        if is_url(self.path):
+            sync(self._root.store.clear())
+        else:
+            shutil.rmtree(self.path)
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -11,9 +11,6 @@ import numpy as np
 
 import stages.mine
 
-LOG = os.environ["TOPNINE_TEST_LOG"]
-FAULT, _, BLOCK = os.environ.get("TOPNINE_TEST_FAULT", "").partition(" ")
-
 write_block = stages.mine.write_block
 
 
@@ -33,10 +30,11 @@ FAULTS = {
 
 
 def write_logged_block(store, layers, block, mined):
-    with open(LOG, "a") as log:
+    with open(os.environ["TOPNINE_TEST_LOG"], "a") as log:
         log.write(f"{block}\n")
-    if FAULT and block == int(BLOCK):
-        FAULTS[FAULT]()
+    fault, _, culprit = os.environ.get("TOPNINE_TEST_FAULT", "").partition(" ")
+    if fault and block == int(culprit):
+        FAULTS[fault]()
     write_block(store, layers, block, mined)
 
 

@@ -79,7 +79,8 @@ def test_what_fails_is_split_tried_twice_more_and_given_up_on_alone(kind, fault,
     counted = tries(tmp_path)
     assert counted.pop(3) == TRIES
     assert counted.pop(2) == 2
-    assert set(counted.values()) == {1}
+    # A result that a worker alone held when it died is computed once more, by Dask.
+    assert max(counted.values()) <= (2 if fault == "kill" else 1)
 
 
 def test_run_raises_what_is_given_up_on_and_the_pool_can_be_used_again(tmp_path):
