@@ -29,9 +29,17 @@ class _Section(BaseModel):
 class NetworkConfig(_Section):
     """Which network, and its weights."""
 
-    name: str
+    name: str = Field(description="as `topnine networks` lists them, or package.module:function, one of your own")
+    layers: tuple[tuple[str, str], ...] = Field((), description="name = module path, numbered in this order")
+    mean: tuple[float, float, float] | None = Field(None, description="of RGB/255; the network's own unless given")
+    std: tuple[float, float, float] | None = Field(None, description="of RGB/255; the network's own unless given")
     weights: str = Field("random", description="bundled, torchvision, random, or a .safetensors or .pth file")
     seed: int = Field(0, ge=0, lt=2**63, description="of random weights")
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _layers_from_a_table(cls, value: Any) -> Any:
+        return tuple(value.items()) if isinstance(value, dict) else value
 
 
 class DataConfig(_Section):

@@ -84,7 +84,7 @@ class _RuleMode(TorchFunctionMode):
         super().__init__()
         self._replacements: dict[str, Callable[..., Any]] = {}
         if rules.rule != "gradient":
-            self._replacements["relu"] = _rectifier(rules.rule == "guided")
+            self._replacements |= _rectifiers(rules.rule == "guided")
         if rules.pooling == "overwrite":
             self._replacements["max_pool2d"] = _max_pool_overwriting
         if rules.lrn == "identity":
@@ -98,31 +98,46 @@ class _RuleMode(TorchFunctionMode):
         return replacement(*args, **(kwargs or {}), **({"inplace": True} if in_place else {}))
 
 
-def _rectifier(guided: bool) -> Callable[..., Tensor]:
-    def relu(input: Tensor, inplace: bool = False) -> Tensor:
-        return _Rectify.apply(input, guided, inplace)
+def _rectifiers(guided: bool) -> dict[str, Callable[..., Tensor]]:
+    """Give the functions that rectify, and what takes their places: max(0, x), which may have a ceiling."""
 
-    return relu
+    def relu(input: Tensor, inplace: bool = False) -> Tensor:
+        return _Rectify.apply(input, None, guided, inplace)
+
+    def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+        return _Rectify.apply(input, 6.0, guided, inplace)
+
+    def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+        if min_val != 0:
+            return F.hardtanh(input, min_val, max_val, inplace)
+        return _Rectify.apply(input, max_val, guided, inplace)
+
+    def clamp(input: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -> Tensor:
+        if min != 0 or isinstance(min, Tensor) or isinstance(max, Tensor):
+            return input.clamp_(min, max) if inplace else input.clamp(min, max)
+        return _Rectify.apply(input, max, guided, inplace)
+
+    return {"relu": relu, "relu6": relu6, "hardtanh": hardtanh, "clamp": clamp, "clamp_min": clamp}
 
 
 class _Rectify(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, guided: bool, inplace: bool) -> Tensor:
+    def forward(ctx: Any, input: Tensor, ceiling: float | None, guided: bool, inplace: bool) -> Tensor:
         if inplace:
             ctx.mark_dirty(input)
-        output = input.clamp_(min=0) if inplace else input.clamp(min=0)
         ctx.guided = guided
         if guided:
-            ctx.save_for_backward(output)
-        return output
+            is_open = input > 0 if ceiling is None else (input > 0) & (input < ceiling)
+            ctx.save_for_backward(is_open)
+        return input.clamp_(0, ceiling) if inplace else input.clamp(0, ceiling)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         from_above = grad_outputs[0].clamp(min=0)
         if ctx.guided:
-            from_above = from_above * (ctx.saved_tensors[0] > 0)
-        return from_above, None, None
+            from_above = from_above * ctx.saved_tensors[0]
+        return from_above, None, None, None
 
 
 def _max_pool_overwriting(

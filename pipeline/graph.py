@@ -46,12 +46,15 @@ class Operation:
         For convolutions, pooling and padding: along y and x.
     shape : tuple of int
         Of the tensor it returned; of the first one where it returned several.
+    order : tuple of int
+        For permutations of dimensions: which dimension of its input each of the result's is.
     """
 
     name: str
     inputs: tuple[int, ...]
     windows: tuple[Window, Window] | None
     shape: tuple[int, ...]
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,8 @@ class _Recorder(TorchFunctionMode):
         name = operation_name(function)
         shape = tuple(next(tensors_in(result)).shape)
         inputs = tuple(dict.fromkeys(value for value in read if value is not None))
-        self.operations.append(Operation(name, inputs, _windows(name, args, kwargs), shape))
+        order = _order(function, args, kwargs) if name in _PERMUTATIONS else ()
+        self.operations.append(Operation(name, inputs, _windows(name, args, kwargs), shape, order))
         self._alive.append(result)
         for tensor in tensors_in(result):
             self._values[id(tensor)] = len(self.operations)
@@ -189,6 +193,16 @@ def _pad(input, pad, mode="constant", value=None):  # type: ignore[no-untyped-de
 
 
 _SLIDING = {"conv2d": _conv2d, "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d, "pad": _pad}
+
+
+_PERMUTATIONS = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
+
+
+def _order(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[int, ...]:
+    """Find out how a function permutes dimensions, by a tensor whose dimensions have sizes of their own."""
+    sizes = tuple(range(2, 2 + args[0].ndim))
+    permuted = function(torch.empty(sizes, device="meta"), *args[1:], **kwargs)
+    return tuple(sizes.index(size) for size in permuted.shape)
 
 
 def _windows(name: str, args: Any, kwargs: Any) -> tuple[Window, Window] | None:

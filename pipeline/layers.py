@@ -10,6 +10,8 @@ from .graph import Graph
 from .receptive_field import ReceptiveField, receptive_field
 from .taps import Tap, find_tap
 
+NOT_RECTIFIERS = frozenset("silu gelu hardswish mish elu selu celu softplus leaky_relu prelu rrelu tanh".split())  # noqa: SIM905
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -23,6 +25,8 @@ class Layer:
         1, 2, 3, … for the numbered layers.
     module : str
         Path of the module it follows.
+    unrectified : tuple of str
+        The activation functions up to it that are no rectifiers: there is no deconvnet for them.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Layer:
     module: str
     tap: Tap
     field: ReceptiveField
+    unrectified: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -89,7 +94,9 @@ def _layer(graph: Graph, numbered: Mapping[str, str], names: list[str], name: st
     module = numbered.get(name, name)
     tap = find_tap(graph, module)
     number = names.index(name) + 1 if name in numbered else None
-    return Layer(name, number, module, tap, receptive_field(graph, tap.operation))
+    before = {step.name for step in graph.operations[: tap.operation + 1]}
+    field = receptive_field(graph, tap.operation)
+    return Layer(name, number, module, tap, field, tuple(sorted(before & NOT_RECTIFIERS)))
 
 
 def convolutions(graph: Graph) -> list[str]:

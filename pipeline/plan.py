@@ -55,8 +55,7 @@ class Plan:
 
     def network(self) -> networks.Network:
         """Load the network, once a process."""
-        config = self.config.network
-        return networks.load(config.name, config.weights, config.seed, self.device)
+        return networks.load(self.config.network, self.device)
 
     def classes(self) -> Classes | None:
         """Read the classes that ``data.classes`` names, if it names any."""
@@ -67,9 +66,19 @@ class Plan:
         config = self.config.deconvolve
         return Rules(config.rule, config.pooling, config.lrn)
 
+    def check_rule(self) -> None:
+        """Raise InputError where ``deconvolve.rule`` is not defined for a layer."""
+        for layer in self.layers:
+            if layer.unrectified and self.config.deconvolve.rule != "gradient":
+                raise InputError(
+                    f"layer {layer.name} is computed with {', '.join(layer.unrectified)}, no rectifier: "
+                    f"deconvolve.rule = {self.config.deconvolve.rule!r} is not defined for it. "
+                    'Use deconvolve.rule = "gradient".'
+                )
+
     def preprocessing(self) -> dict[str, Any]:
         """Give how an image becomes the network's input, as the store records it."""
-        decode, architecture = self.config.decode, networks.architecture(self.config.network.name)
+        decode, architecture = self.config.decode, networks.architecture(self.config.network)
         sizes = {"resize": decode.resize, "crop": decode.crop, "filter": "bilinear"}
         return {
             **sizes,
@@ -93,6 +102,7 @@ class Plan:
             "data.max_pixels": config.data.max_pixels,
             "network.name": config.network.name,
             "network.weights": self.digest,
+            "network.mean, network.std": self.preprocessing()["mean"] + self.preprocessing()["std"],
             "decode.resize": config.decode.resize,
             "decode.crop": config.decode.crop,
             "mine.block": config.mine.block,
@@ -133,7 +143,7 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     """
     if config.cluster.kind not in ("slurm", "address"):  # the workers are on this machine
         device.choose(config.cluster.device)
-    network = networks.load(config.network.name, config.network.weights, config.network.seed, "cpu")
+    network = networks.load(config.network, "cpu")
     crop = config.decode.crop
     graph = trace(network.module, torch.zeros(1, 3, crop, crop))
     layers = find_layers(graph, network.architecture.layers, config.mine.layers)

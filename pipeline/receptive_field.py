@@ -8,18 +8,23 @@ both included; those outside the input are padding.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .errors import InputError
 from .graph import Graph, Operation, Window
 
 # Operations whose output at a place depends on their inputs at this place alone.
 POINTWISE = frozenset(
     """
-    relu relu6 hardtanh leaky_relu elu silu gelu hardswish hardsigmoid sigmoid tanh clamp
+    relu relu6 hardtanh leaky_relu prelu rrelu elu selu celu silu gelu mish softplus hardswish hardsigmoid sigmoid tanh
+    clamp clamp_min clamp_max threshold pow sqrt neg exp abs
     batch_norm local_response_norm dropout dropout2d feature_dropout
-    add sub mul div cat chunk contiguous clone detach to float half
+    add sub rsub mul div truediv cat chunk split contiguous clone detach to float half type_as
     """.split()  # noqa: SIM905
 )
+
+# Operations that leave rows and columns as they are where they leave their numbers as they are, as channel shuffles do.
+RESHAPING = frozenset("view reshape flatten unflatten getitem squeeze unsqueeze".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -107,39 +112,64 @@ def receptive_field(graph: Graph, operation: int) -> ReceptiveField:
 
 @dataclass(frozen=True)
 class _Reach:
-    """The unit at p of a value sees low + stride * p to high + stride * p; infinite where it sees everything."""
+    """The unit at p of a value sees low + stride * p to high + stride * p; infinite where it sees everything.
+
+    ``dim`` is the dimension along which p counts, from the end.
+    """
 
     stride: int
     low: float
     high: float
-
-
-_EVERYTHING = _Reach(1, -math.inf, math.inf)
+    dim: int
 
 
 def _axis(graph: Graph, operation: int, axis: int) -> Axis:
-    reaches: list[_Reach | None] = [_Reach(1, 0, 0)]
+    reaches: list[_Reach | None] = [_Reach(1, 0, 0, axis - 2)]
+    shapes = [graph.input_shape, *(step.shape for step in graph.operations)]
     for step in graph.operations[: operation + 1]:
-        reaches.append(_step(step, [reach for i in step.inputs if (reach := reaches[i]) is not None], axis))
+        inputs = [(reach, shapes[i]) for i in step.inputs if (reach := reaches[i]) is not None]
+        reaches.append(_step(step, inputs, axis))
     reach = reaches[operation + 1]
+    if reach is not None and reach.dim != axis - 2:
+        name = graph.operations[operation].name
+        raise InputError(f"the result of {name} is not (image, filter, row, column): it cannot be mined as a layer.")
     if reach is None or math.isinf(reach.low):
         return Axis(size=graph.input_shape[2 + axis], stride=0, offset=0)
     return Axis(size=int(reach.high - reach.low) + 1, stride=reach.stride, offset=int(reach.low))
 
 
-def _step(step: Operation, inputs: list[_Reach], axis: int) -> _Reach | None:
+def _step(step: Operation, inputs: list[tuple[_Reach, tuple[int, ...]]], axis: int) -> _Reach | None:
     if not inputs:
         return None  # computed from parameters alone: it sees nothing of the image
-    union = _Reach(max(r.stride for r in inputs), min(r.low for r in inputs), max(r.high for r in inputs))
-    if step.windows:
-        return _slide(union, step.windows[axis])
-    return union if step.name in POINTWISE else _EVERYTHING
+    reaches = [reach for reach, _ in inputs]
+    low, high = min(r.low for r in reaches), max(r.high for r in reaches)
+    union = _Reach(max(r.stride for r in reaches), low, high, reaches[0].dim)
+    if len({reach.dim for reach in reaches}) == 1:
+        if step.windows and union.dim == axis - 2:
+            return _slide(union, step.windows[axis])
+        if step.order:
+            return replace(union, dim=step.order.index(len(step.order) + union.dim) - len(step.order))
+        if _keeps_places(step, union.dim, inputs[0][1]):
+            return union
+    return _Reach(1, -math.inf, math.inf, axis - 2)
+
+
+def _keeps_places(step: Operation, dim: int, shape: tuple[int, ...]) -> bool:
+    """Tell whether the result at a place along a dimension depends on the inputs at this place alone."""
+    if step.name in RESHAPING:
+        return dim in (-2, -1) and step.shape[-2:] == shape[-2:]
+    if step.name in ("linear", "layer_norm"):  # of the last dimension
+        return dim != -1
+    if step.name in ("cat", "chunk", "split"):
+        return step.shape[dim] == shape[dim]
+    return step.name in POINTWISE
 
 
 def _slide(reach: _Reach, window: Window) -> _Reach:
     first = -window.padding
     last = first + window.dilation * (window.kernel - 1)
-    return _Reach(reach.stride * window.stride, reach.low + reach.stride * first, reach.high + reach.stride * last)
+    low, high = reach.low + reach.stride * first, reach.high + reach.stride * last
+    return _Reach(reach.stride * window.stride, low, high, reach.dim)
 
 
 def _inside(axis: Axis, position: int, length: int) -> tuple[int, int]:

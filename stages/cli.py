@@ -200,21 +200,26 @@ def verify(
 
 @app.command()
 def networks(
+    name: Annotated[str | None, typer.Argument(help="A network, for its layers.")] = None,
     every: Annotated[bool, typer.Option(help="List every convolution, not only the numbered layers.")] = False,
+    size: Annotated[int, typer.Option(min=1, help="Side of its input in pixels.")] = 224,
 ) -> None:
-    """List the networks, their layers, numbers and receptive fields (in pixels, at an input of 224)."""
+    """List the networks; or a network's layers, their numbers and receptive fields in pixels."""
+    from pipeline.config import NetworkConfig
     from pipeline.layers import find_layers
-    from pipeline.networks import ARCHITECTURES, trace_shapes
+    from pipeline.networks import ARCHITECTURES, architecture, trace_shapes
 
-    for name, architecture in ARCHITECTURES.items():
-        print(name)
-        graph = trace_shapes(name, 224, 224)
-        for layer in find_layers(graph, architecture.layers, "all every" if every else "all"):
-            field, number = layer.field.attributes(), f"{layer.number} = " if layer.number else ""
-            print(
-                f"  {number}{layer.name}: {layer.filters} filters, receptive field {field['size']}, "
-                f"stride {field['stride']}, tapped after {layer.tap.follows} of {layer.module}"
-            )
+    if name is None:
+        print("\n".join(ARCHITECTURES))
+        return
+    graph = trace_shapes(name, size, size)
+    numbered = architecture(NetworkConfig(name=name)).layers
+    for layer in find_layers(graph, numbered, "all every" if every or not numbered else "all"):
+        field, number = layer.field.attributes(), f"{layer.number} = " if layer.number else ""
+        print(
+            f"{number}{layer.name}: {layer.filters} filters, receptive field {field['size']}, "
+            f"stride {field['stride']}, tapped after {layer.tap.follows} of {layer.module}"
+        )
 
 
 def _run(
@@ -239,6 +244,8 @@ def _run(
     if "index" not in stages:
         Store.open(settings.store)
     made = make_plan(settings)
+    if "deconvolve" in stages:
+        made.check_rule()
     numbers = _numbers(filters)
     check_filters(made, [*numbers, *([] if filter is None else [filter])])
     chosen = {name: STAGES[name] for name in stages}

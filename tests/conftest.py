@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable
@@ -95,7 +96,10 @@ def plan_run(folder: Path, config: str = "configs/demo.toml", **changes: object)
     """Make a plan of a configuration with changes (``mine__block`` is ``mine.block``), its store in a folder."""
     settings = {"store": f'"{folder}/run.zarr"'}
     for key, value in changes.items():
-        settings[key.replace("__", ".")] = f'"{value}"' if isinstance(value, str | Path) else str(value)
+        text = f'"{value}"' if isinstance(value, str | Path) else str(value)
+        if isinstance(value, dict):
+            text = f"{{{', '.join(f'{name} = {json.dumps(entry)}' for name, entry in value.items())}}}"
+        settings[key.replace("__", ".")] = text
     return make_plan(read_config(str(REPOSITORY / config), settings))
 
 

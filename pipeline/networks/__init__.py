@@ -6,9 +6,13 @@ Adding one is one entry in ``ARCHITECTURES``: how to build it and which modules 
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,9 @@ from urllib.error import URLError
 
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from ..config import NetworkConfig
 from ..errors import InputError
 from ..graph import Graph, trace
 from .tiny_zfnet import TinyZFNet
@@ -54,45 +58,97 @@ class Architecture:
         return ((images.float() - mean) / std).permute(0, 3, 1, 2)
 
 
+def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from torchvision import models  # takes seconds: the project's own networks do without
+
+        return models.get_model_builder(name)(weights=None, **options)
+
+    return build
+
+
+def _family(names: str, modules: str | dict[str, str], **options: Any) -> dict[str, Architecture]:
+    """Give the members of a torchvision family, whose numbered layers are the same modules."""
+    layers = {module: module for module in modules.split()} if isinstance(modules, str) else modules
+    settings = {key: options.pop(key) for key in ("mean", "std") if key in options}
+    return {name: Architecture(_torchvision(name, **options), layers, **settings) for name in names.split()}
+
+
+def _vgg(depth: int, convolutions: tuple[int, ...]) -> dict[str, Architecture]:
+    """Give VGG with and without batch normalisation: the last convolution before each pooling, of so many a stage."""
+    networks: dict[str, Architecture] = {}
+    for suffix, modules in (("", 2), ("_bn", 3)):
+        layers, index = {}, 0
+        for stage, count in enumerate(convolutions, 1):
+            index += modules * count + 1  # and the pooling
+            layers[f"conv{stage}_{count}"] = f"features.{index - 1 - modules}"
+        networks |= _family(f"vgg{depth}{suffix}", layers)
+    return networks
+
+
 _FIVE_CONVOLUTIONS = {f"conv{n}": f"conv{n}" for n in range(1, 6)}
+_ALEXNET = dict(zip(_FIVE_CONVOLUTIONS, (f"features.{i}" for i in (0, 3, 6, 8, 10)), strict=True))
+_FIRES = ("conv1", "fire4", "fire6", "fire8", "fire9")
+_HALF = (0.5, 0.5, 0.5)
+_BLOCKS = "features.0 features.2 features.3 features.5"
 
 ARCHITECTURES: dict[str, Architecture] = {
     "tiny_zfnet": Architecture(TinyZFNet, _FIVE_CONVOLUTIONS),
     # The paper subtracts the mean and does not scale: pixels of 0..255.
     "zfnet": Architecture(ZFNet, _FIVE_CONVOLUTIONS, std=(1 / 255, 1 / 255, 1 / 255)),
-    "alexnet": Architecture(
-        torchvision.models.alexnet,
-        {
-            "conv1": "features.0",
-            "conv2": "features.3",
-            "conv3": "features.6",
-            "conv4": "features.8",
-            "conv5": "features.10",
-        },
+    **_family("alexnet", _ALEXNET),
+    **_vgg(11, (1, 1, 2, 2, 2)),
+    **_vgg(13, (2, 2, 2, 2, 2)),
+    **_vgg(16, (2, 2, 3, 3, 3)),
+    **_vgg(19, (2, 2, 4, 4, 4)),
+    **_family("squeezenet1_0", dict(zip(_FIRES, (f"features.{i}" for i in (0, 5, 8, 10, 12)), strict=True))),
+    **_family("squeezenet1_1", dict(zip(_FIRES, (f"features.{i}" for i in (0, 6, 9, 11, 12)), strict=True))),
+    # torchvision's weights of these two want RGB/255 from -1 to 1.
+    **_family(
+        "googlenet", "conv1 conv3 inception3b inception4e inception5b", mean=_HALF, std=_HALF, init_weights=False
     ),
-    "vgg16": Architecture(
-        torchvision.models.vgg16,
-        {
-            "conv1_2": "features.2",
-            "conv2_2": "features.7",
-            "conv3_3": "features.14",
-            "conv4_3": "features.21",
-            "conv5_3": "features.28",
-        },
+    **_family(
+        "inception_v3",
+        "Conv2d_2b_3x3 Conv2d_4a_3x3 Mixed_5d Mixed_6e Mixed_7c",
+        mean=_HALF,
+        std=_HALF,
+        init_weights=False,
     ),
-    "squeezenet1_0": Architecture(
-        torchvision.models.squeezenet1_0,
-        {
-            "conv1": "features.0",
-            "fire4": "features.5",
-            "fire6": "features.8",
-            "fire8": "features.10",
-            "fire9": "features.12",
-        },
+    **_family(
+        "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d "
+        "wide_resnet50_2 wide_resnet101_2",
+        "conv1 layer1 layer2 layer3 layer4",
     ),
-    "resnet18": Architecture(
-        torchvision.models.resnet18,
-        {"conv1": "conv1", "layer1": "layer1", "layer2": "layer2", "layer3": "layer3", "layer4": "layer4"},
+    **_family(
+        "densenet121 densenet161 densenet169 densenet201",
+        {"conv0": "features.conv0", **{f"denseblock{n}": f"features.denseblock{n}" for n in range(1, 5)}},
+    ),
+    # Where a block ends without an activation function, the layer is its widened middle, which has one.
+    **_family("mobilenet_v2", "features.0 features.4.conv.0 features.7.conv.0 features.14.conv.0 features.18"),
+    **_family("mobilenet_v3_small", "features.0 features.2.block.0 features.3.block.0 features.8.block.0 features.12"),
+    **_family("mobilenet_v3_large", "features.0 features.3.block.0 features.6.block.0 features.12.block.0 features.16"),
+    **_family(
+        "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0",
+        "conv1 stage2 stage3 stage4 conv5",
+    ),
+    **_family(
+        "mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3",
+        "layers.0 layers.8.1.layers.0 layers.9.1.layers.0 layers.11.1.layers.0 layers.14",
+    ),
+    **_family(" ".join(f"efficientnet_b{n}" for n in range(8)), f"{_BLOCKS} features.8"),
+    **_family("efficientnet_v2_s", f"{_BLOCKS} features.7"),
+    **_family("efficientnet_v2_m efficientnet_v2_l", f"{_BLOCKS} features.8"),
+    **_family(
+        " ".join(
+            f"regnet_{kind}_{size}"
+            for kind in "xy"
+            for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")
+        ),
+        {"stem": "stem", **{f"block{n}": f"trunk_output.block{n}" for n in range(1, 5)}},
+    ),
+    **_family(
+        "convnext_tiny convnext_small convnext_base convnext_large",
+        "features.0 features.1 features.3 features.5 features.7",
     ),
 }
 
@@ -106,26 +162,54 @@ class Network:
     digest: str
 
 
-def architecture(name: str) -> Architecture:
-    """Give a network's architecture by its name; InputError if there is none of that name."""
-    if name not in ARCHITECTURES:
-        raise InputError(f"there is no network {name!r}: network.name is one of {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[name]
+def architecture(config: NetworkConfig) -> Architecture:
+    """Give the architecture that a configuration names; InputError if there is none of that name."""
+    if ":" in config.name:
+        known = Architecture(_imported(config.name), {})
+    elif config.name in ARCHITECTURES:
+        known = ARCHITECTURES[config.name]
+    else:
+        near = ", ".join(get_close_matches(config.name, ARCHITECTURES, 3)) or ", ".join(ARCHITECTURES)
+        raise InputError(
+            f"there is no network {config.name!r}: network.name is one that `topnine networks` lists ({near}), or "
+            "package.module:function, a function of your own that gives one."
+        )
+    layers = dict(config.layers) or known.layers
+    return Architecture(known.build, layers, config.mean or known.mean, config.std or known.std)
+
+
+def _imported(name: str) -> Callable[[], nn.Module]:
+    """Give a user's function that builds a network, by package.module:function; the current folder is searched, too."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = getattr(import_module(module), function, None)
+    except ImportError as error:
+        raise InputError(f"network.name = {name!r} cannot be imported: {error}.") from error
+
+    if not callable(found):
+        raise InputError(f"network.name = {name!r}: module {module} has no function {function!r}.")
+
+    def build() -> nn.Module:
+        made = found()
+        if not isinstance(made, nn.Module):
+            raise InputError(f"network.name = {name!r} gives a {type(made).__name__}, not a torch.nn.Module.")
+        return made
+
+    return build
 
 
 @lru_cache(maxsize=1)  # one network a process: the tasks that follow each other on a worker share it
-def load(name: str, weights: str, seed: int, device: str) -> Network:
+def load(config: NetworkConfig, device: str) -> Network:
     """Build a network with its weights on a device.
 
     Parameters
     ----------
-    name : str
-        A key of ``ARCHITECTURES``.
-    weights : str
-        ``bundled`` (tiny_zfnet only), ``torchvision`` (downloaded by it), ``random``, or the path of a
-        ``.safetensors`` or ``.pth`` state dict.
-    seed : int
-        For ``random``.
+    config : NetworkConfig
+        Its name: a key of ``ARCHITECTURES``, or package.module:function. Its weights: ``bundled`` (tiny_zfnet only),
+        ``torchvision`` (downloaded by it), ``random`` with a seed (what the function gives, for one's own), or the
+        path of a ``.safetensors`` or ``.pth`` state dict.
     device : str
         As torch names them.
 
@@ -134,24 +218,32 @@ def load(name: str, weights: str, seed: int, device: str) -> Network:
     InputError
         No such network or weights, or weights whose keys or shapes are not the network's.
     """
-    plan = architecture(name)
-    if weights == "random":
+    plan = architecture(config)
+    if config.weights == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(config.seed)
             module = plan.build()
     else:
-        with torch.device("meta"):
-            module = plan.build()
-        module.load_state_dict(_fitting(_read_weights(name, weights), module, name, weights), assign=True)
+        module = _without_values(plan)
+        state = _fitting(_read_weights(config.name, config.weights), module, config.name, config.weights)
+        module.load_state_dict(state, assign=True)
     digest = weights_digest(module)
     module = module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     return Network(plan, module, digest)
 
 
+def _without_values(plan: Architecture) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return plan.build()
+    except (NotImplementedError, RuntimeError):  # as RegNet, which computes its widths with tensors
+        return plan.build()
+
+
 def trace_shapes(name: str, height: int, width: int) -> Graph:
-    """Give the graph of a network for an input size, without weights or arithmetic (torch's meta device)."""
-    with torch.device("meta"):
-        return trace(architecture(name).build().eval(), torch.zeros(1, 3, height, width))
+    """Give the graph of a network for an input size, without arithmetic (torch's meta device)."""
+    module = _without_values(architecture(NetworkConfig(name=name))).eval().to("meta")
+    return trace(module, torch.zeros(1, 3, height, width, device="meta"))
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -203,8 +295,10 @@ def _state_dict(state: Any, weights: str) -> dict[str, Tensor]:
 
 
 def _download(name: str) -> dict[str, Tensor]:
+    from torchvision import models
+
     try:
-        weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+        weights = models.get_model_weights(name)["IMAGENET1K_V1"]
         return dict(weights.get_state_dict(check_hash=True, progress=False))
     except ValueError as error:
         raise InputError(f"torchvision has no weights for {name}: network.weights is 'random' or a file.") from error

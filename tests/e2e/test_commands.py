@@ -118,9 +118,10 @@ def test_plan_writes_nothing(tmp_path):
 
 
 def test_networks_lists_layers_numbers_and_receptive_fields():
-    found = topnine("networks").stdout
-    assert "  5 = conv5: 256 filters, receptive field 163, stride 16, tapped after relu of features.10" in found
-    assert "features.3.squeeze" in topnine("networks", "--every").stdout
+    assert "alexnet" in topnine("networks").stdout.splitlines()
+    found = topnine("networks", "alexnet").stdout
+    assert "5 = conv5: 256 filters, receptive field 163, stride 16, tapped after relu of features.10" in found
+    assert "features.3.squeeze: " in topnine("networks", "squeezenet1_0", "--every").stdout
 
 
 def test_undecodable_images_are_counted_with_their_reason_and_the_run_goes_on(tmp_path):

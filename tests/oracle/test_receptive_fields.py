@@ -7,12 +7,15 @@ average pooling, every pixel that can reach a unit does so with a positive weigh
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from pipeline.graph import trace
+from pipeline.graph import operation_name, trace
 from pipeline.layers import find_layers
 from pipeline.networks import ARCHITECTURES
+from pipeline.taps import read_taps
+from tests.families import CHAINS, FAMILIES
 
-EVERY_LAYER = [(name, layer) for name in ARCHITECTURES for layer in ARCHITECTURES[name].layers]
+EVERY_LAYER = [(name, layer) for name in ["zfnet", *CHAINS] for layer in ARCHITECTURES[name].layers]
 
 
 def linear(module: nn.Module) -> nn.Module:
@@ -72,3 +75,67 @@ def test_the_field_is_the_support_of_the_gradient(name, layer):
         # No window of a layer without padding may reach the last pixels of the image: clipping there is by the image.
         for last, end in ((rows[-1], bottom), (columns[-1], right)):
             assert last == end or (end >= size and size - 2 <= last < size)
+
+
+class _Linear(TorchFunctionMode):
+    """Runs any network with every function in it passing on all it sees, with a positive weight."""
+
+    PASSED = frozenset(
+        "relu hardtanh silu gelu hardswish hardsigmoid sigmoid batch_norm layer_norm dropout".split()  # noqa: SIM905
+    )
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = operation_name(function)
+        if name in self.PASSED:
+            return args[0] * 1.0
+        if name == "max_pool2d":
+            kwargs.pop("dilation", None), kwargs.pop("return_indices", None)
+            return nn.functional.avg_pool2d(*args, **kwargs)
+        if name == "mul" and all(isinstance(argument, torch.Tensor) for argument in args):
+            return args[0] + args[1]  # a gate and what it gates are both seen
+        return function(*args, **kwargs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_fields_of_every_family_are_the_support_of_the_gradient(name):
+    size = 192
+    architecture = ARCHITECTURES[name]
+    module = architecture.build().eval()
+    layers = find_layers(trace(module, torch.zeros(1, 3, size, size)), architecture.layers, "all")
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.constant_(part.weight, 1 / part.weight[0].numel())
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    module.double()
+    for layer in layers:
+        variable = torch.zeros(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+        plain = layer.tap
+        with torch.enable_grad():
+            maps = read_linear(module, variable, plain)
+        row, column = maps.shape[2] // 2, maps.shape[3] - 1
+        (gradient,) = torch.autograd.grad(maps[0, :, row, column].sum(), variable)
+        support = gradient[0].abs().sum(dim=0) > 0
+        for axis, position, dim in ((layer.field.y, row, 1), (layer.field.x, column, 0)):
+            seen = torch.nonzero(support.any(dim=dim)).flatten()
+            first, last = axis.start(position), axis.start(position) + axis.size - 1
+            assert seen[0] == max(first, 0), layer.name
+            assert seen[-1] == last or (last >= size and size - 2 <= seen[-1] < size), layer.name  # as above
+
+
+def read_linear(module, pixels, tap):
+    """Read the map at a tap of the network that passes everything on; the reader outside sees the real functions."""
+    reader = {"layer": tap}
+    return read_taps(_Passing(module), pixels, reader, lambda maps: maps)["layer"]
+
+
+class _Passing(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self._module = module
+
+    def forward(self, pixels):
+        with _Linear():
+            return self._module(pixels)

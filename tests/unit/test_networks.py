@@ -3,13 +3,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from pipeline.config import NetworkConfig
 from pipeline.decode import decode
 from pipeline.errors import InputError
 from pipeline.graph import trace
-from pipeline.networks import ARCHITECTURES, load, trace_shapes
+from pipeline.networks import load, trace_shapes
 from pipeline.networks.tiny_zfnet import TinyZFNet
 from pipeline.networks.zfnet import ZFNet
 from pipeline.shards import find, opened, scan
+from tests.families import FAMILIES
 
 
 def count(module: nn.Module) -> int:
@@ -34,11 +36,11 @@ def test_tiny_zfnet_has_the_parameters_of_its_card():
 
 
 def test_random_weights_depend_on_the_seed_alone():
-    first = load("squeezenet1_0", "random", 1, "cpu").digest
+    first = load(NetworkConfig(name="squeezenet1_0", weights="random", seed=1), "cpu").digest
     torch.rand(1)
     load.cache_clear()
-    assert load("squeezenet1_0", "random", 1, "cpu").digest == first
-    assert load("squeezenet1_0", "random", 2, "cpu").digest != first
+    assert load(NetworkConfig(name="squeezenet1_0", weights="random", seed=1), "cpu").digest == first
+    assert load(NetworkConfig(name="squeezenet1_0", weights="random", seed=2), "cpu").digest != first
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -50,7 +52,7 @@ def test_weights_files_of_either_kind_give_the_same_network(tmp_path, suffix):
         torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}}, path)
     else:
         safetensors.torch.save_file(state, path)
-    network = load("tiny_zfnet", str(path), 0, "cpu")
+    network = load(NetworkConfig(name="tiny_zfnet", weights=str(path), seed=0), "cpu")
     assert torch.equal(network.module.conv1.weight, state["conv1.weight"])
     assert not network.module.training
     assert not any(parameter.requires_grad for parameter in network.module.parameters())
@@ -86,7 +88,7 @@ def test_wrong_weights_are_one_sentence(tmp_path, how, sentence):
     path = tmp_path / "weights.pth"
     broken(TinyZFNet().state_dict(), path, how)
     with pytest.raises(InputError, match=sentence):
-        load("tiny_zfnet", str(path), 0, "cpu")
+        load(NetworkConfig(name="tiny_zfnet", weights=str(path), seed=0), "cpu")
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
@@ -96,7 +98,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
     torch.save({"conv1.weight": Evil()}, tmp_path / "weights.pth")
     with pytest.raises(InputError, match="cannot be read"):
-        load("tiny_zfnet", str(tmp_path / "weights.pth"), 0, "cpu")
+        load(NetworkConfig(name="tiny_zfnet", weights=str(tmp_path / "weights.pth"), seed=0), "cpu")
     assert not (tmp_path / "ran").exists()
 
 
@@ -112,12 +114,12 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 )
 def test_a_network_or_weights_that_are_not_there(name, weights, sentence):
     with pytest.raises(InputError, match=sentence):
-        load(name, weights, 0, "cpu")
+        load(NetworkConfig(name=name, weights=weights), "cpu")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["tiny_zfnet", "zfnet", *FAMILIES])
 def test_the_graph_without_arithmetic_is_that_of_the_real_network(name):
-    network = load(name, "random", 0, "cpu")
+    network = load(NetworkConfig(name=name), "cpu")
     found, expected = trace(network.module, torch.zeros(1, 3, 224, 224)), trace_shapes(name, 224, 224)
     assert found.operations == expected.operations
     assert found.outputs == expected.outputs
@@ -142,10 +144,12 @@ def accuracy(network, folder, resize, crop, top=1):
 
 
 def test_tiny_zfnet_is_as_accurate_as_its_card_says(test_data):
-    network = load("tiny_zfnet", "bundled", 0, "cpu")
+    network = load(NetworkConfig(name="tiny_zfnet", weights="bundled", seed=0), "cpu")
     assert accuracy(network, test_data / "data/tiny-imagenet-val", 64, 64) == pytest.approx(0.5005, abs=0.002)
 
 
 def test_squeezenet_is_as_accurate_as_published_weights_are_here(test_data):
-    network = load("squeezenet1_0", str(test_data / "weights/squeezenet1_0.safetensors"), 0, "cpu")
+    network = load(
+        NetworkConfig(name="squeezenet1_0", weights=str(test_data / "weights/squeezenet1_0.safetensors"), seed=0), "cpu"
+    )
     assert accuracy(network, test_data / "data/imagenet-500", 256, 224) == pytest.approx(0.616, abs=0.01)
