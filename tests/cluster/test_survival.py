@@ -89,7 +89,7 @@ def wait_for_markers(store: Path, count: int, process: subprocess.Popen) -> None
     ("cluster", "fault", "reason"),
     [
         ("inline", "raise", "cannot reshape array of size 3"),
-        ("inline", "exhaust", "Unable to allocate"),
+        pytest.param("inline", "exhaust", "Unable to allocate", marks=pytest.mark.slow),
         ("local", "segfault", "its worker died"),
         pytest.param("local", "kill", "its worker died", marks=pytest.mark.slow),
         pytest.param('{kind = "local", memory = "1GiB"}', "fill", "its worker died", marks=pytest.mark.slow),
@@ -243,14 +243,7 @@ def test_a_full_disk_is_a_sentence_and_what_is_marked_is_kept(data, undisturbed,
     assert same_files(undisturbed, store)
 
 
-def test_a_read_only_disk_is_refused_before_anything_is_started(data, small_disk):
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    refused = topnine(small_disk / "run.zarr", data)
-    assert refused.returncode == 2
-    assert "read-only" in refused.stderr
-    assert "Traceback" not in refused.stderr
-
-
+@pytest.mark.slow
 def test_a_disk_that_becomes_read_only_is_a_sentence(data, undisturbed, tmp_path, small_disk):
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     store = small_disk / "run.zarr"
@@ -308,7 +301,7 @@ def test_the_store_is_the_same_through_a_running_scheduler(data, undisturbed, tm
     assert same_files(undisturbed, tmp_path / "run.zarr")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_store_is_the_same_on_processes(data, undisturbed, tmp_path, workers):
     cluster = f'--set=cluster={{kind = "local", maximum = {workers}}}'
     finished = topnine(tmp_path / "run.zarr", data, cluster)

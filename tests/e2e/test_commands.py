@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stages.cli import main
 from tests.conftest import REPOSITORY, encode, noise, write_tar
 
 TOPNINE = Path(sys.executable).parent / "topnine"
@@ -153,18 +155,27 @@ def test_undecodable_images_are_counted_with_their_reason_and_the_run_goes_on(tm
         (["--grid", "9"], "--grid needs --filter"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_2_and_nothing_is_written(tmp_path, options, sentence):
+def test_wrong_input_is_one_sentence_and_exit_2_and_nothing_is_written(
+    tmp_path, monkeypatch, capsys, options, sentence
+):
     (tmp_path / "EMPTY").mkdir()
     write_tar(tmp_path / "NOIMAGES" / "a.tar", [("readme.txt", b"x")])
     options = [str(tmp_path / option) if option in ("EMPTY", "NOIMAGES") else option for option in options]
     before = sorted(tmp_path.rglob("*"))
     stores = [] if "--store" in options else ["--store", tmp_path / "run.zarr"]
-    finished = topnine("run", *stores, *options)
-    assert finished.returncode == 2, finished.stderr
-    message = [line for line in finished.stderr.splitlines() if line.startswith("topnine: ")]
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(sys, "argv", ["topnine", "run", *map(str, stores), *options])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    with pytest.raises(SystemExit) as ended:
+        main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    errors = capsys.readouterr().err
+    assert ended.value.code == 2, errors
+    message = [line for line in errors.splitlines() if line.startswith("topnine: ")]
     assert len(message) == 1
     assert sentence in message[0]
-    assert "Traceback" not in finished.stderr
+    assert "Traceback" not in errors
     kept = [path for path in sorted(tmp_path.rglob("*")) if "run/shards" not in str(path) and path.name != "run"]
     assert kept == before
 

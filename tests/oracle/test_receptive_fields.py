@@ -101,6 +101,7 @@ class _Linear(TorchFunctionMode):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_fields_of_every_family_are_the_support_of_the_gradient(name):
     size = 192
+    unseen = 4 if name == "inception_v3" else 2  # it has seven layers without padding before Mixed_5d
     architecture = ARCHITECTURES[name]
     module = architecture.build().eval()
     layers = find_layers(trace(module, torch.zeros(1, 3, size, size)), architecture.layers, "all")
@@ -112,9 +113,8 @@ def test_the_fields_of_every_family_are_the_support_of_the_gradient(name):
     module.double()
     for layer in layers:
         variable = torch.zeros(1, 3, size, size, dtype=torch.float64, requires_grad=True)
-        plain = layer.tap
-        with torch.enable_grad():
-            maps = read_linear(module, variable, plain)
+        with _Linear():
+            maps = read_taps(module, variable, {"layer": layer.tap}, lambda maps: maps)["layer"]
         row, column = maps.shape[2] // 2, maps.shape[3] - 1
         (gradient,) = torch.autograd.grad(maps[0, :, row, column].sum(), variable)
         support = gradient[0].abs().sum(dim=0) > 0
@@ -122,20 +122,4 @@ def test_the_fields_of_every_family_are_the_support_of_the_gradient(name):
             seen = torch.nonzero(support.any(dim=dim)).flatten()
             first, last = axis.start(position), axis.start(position) + axis.size - 1
             assert seen[0] == max(first, 0), layer.name
-            assert seen[-1] == last or (last >= size and size - 2 <= seen[-1] < size), layer.name  # as above
-
-
-def read_linear(module, pixels, tap):
-    """Read the map at a tap of the network that passes everything on; the reader outside sees the real functions."""
-    reader = {"layer": tap}
-    return read_taps(_Passing(module), pixels, reader, lambda maps: maps)["layer"]
-
-
-class _Passing(nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self._module = module
-
-    def forward(self, pixels):
-        with _Linear():
-            return self._module(pixels)
+            assert seen[-1] == last or (last >= size and size - unseen <= seen[-1] < size), layer.name  # as above

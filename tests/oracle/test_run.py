@@ -17,7 +17,7 @@ NETWORKS = [
     # Trained: of random weights some filters are so weak that float32 itself is 1e-4 of their maximum from float64.
     ("squeezenet1_0", "configs/imagenet-squeezenet.toml", "squeezenet1_0.safetensors", 224),
     ("alexnet", "configs/imagenet-alexnet.toml", "random", 224),
-    ("vgg16", "configs/imagenet-vgg16.toml", "random", 224),
+    pytest.param("vgg16", "configs/imagenet-vgg16.toml", "random", 224, marks=pytest.mark.slow),
     ("resnet18", "configs/imagenet-resnet18.toml", "random", 224),
 ]
 
@@ -44,7 +44,7 @@ def single_images(plan):
             yield plan.network().architecture.normalise(pixels[None])
 
 
-@pytest.mark.parametrize(("name", "config", "weights", "size"), NETWORKS, ids=[network[0] for network in NETWORKS])
+@pytest.mark.parametrize(("name", "config", "weights", "size"), NETWORKS)
 def test_a_run_stores_what_single_images_give(planned, shard, request, name, config, weights, size):
     if weights.endswith(".safetensors"):
         weights = request.getfixturevalue("test_data") / "weights" / weights
