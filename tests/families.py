@@ -8,4 +8,4 @@ FAMILIES = [
 SMOOTH = {"mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny"}
 
 # Those whose chain of operations is written out by hand in the oracle.
-CHAINS = ["tiny_zfnet", "alexnet", "vgg16", "squeezenet1_0", "resnet18"]
+CHAINS = ["tiny_zfnet", "alexnet", "vgg16", "squeezenet1_0", "resnet18", "googlenet", "densenet121"]

@@ -1,6 +1,7 @@
 """Workers as jobs of a real Slurm, which ``TOPNINE_SLURM_SETUP`` (a script: start, stop) or the machine provides."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def test_make_submit_starts_a_driver_whose_workers_end_with_it(undisturbed, tmp_
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stderr
-    number = submitted.stdout.split()[-1]
+    number = re.search(r"Submitted batch job (\d+)", submitted.stdout)[1]
     log = REPOSITORY / "runs" / f"topnine-{number}.log"
     wait_until(lambda: jobs("topnine-worker"))
     wait_until(lambda: not jobs("topnine"))

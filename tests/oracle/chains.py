@@ -47,6 +47,19 @@ def normalisation(x, layer):
     return x * scale + shift, lambda g: g * scale
 
 
+def averaging(x, layer):
+    size = layer.kernel_size
+    assert layer.stride == size
+    assert layer.padding == 0
+    y = F.avg_pool2d(x, size)
+
+    def down(g):
+        spread = g.repeat_interleave(size, 2).repeat_interleave(size, 3) / size**2
+        return F.pad(spread, (0, x.shape[3] - spread.shape[3], 0, x.shape[2] - spread.shape[2]))
+
+    return y, down
+
+
 def chain(x, steps):
     downs = []
     for step in steps:
@@ -67,14 +80,51 @@ def sequential(x, modules):
         nn.ReLU: lambda m: rectifier,
         nn.MaxPool2d: lambda m: lambda x: pooling(x, m),
         nn.BatchNorm2d: lambda m: lambda x: normalisation(x, m),
+        nn.AvgPool2d: lambda m: lambda x: averaging(x, m),
     }
     return chain(x, [steps[type(module)](module) if type(module) in steps else block(module) for module in modules])
 
 
 def block(module):
-    return {"Fire": fire, "BasicBlock": basic_block, "Sequential": lambda m, x: sequential(x, m)}[
-        type(module).__name__
-    ].__get__(module)
+    blocks = {
+        "Fire": fire,
+        "BasicBlock": basic_block,
+        "BasicConv2d": basic_convolution,
+        "Inception": inception,
+        "_DenseBlock": dense_block,
+        "Sequential": lambda m, x: sequential(x, m),
+    }
+    return blocks[type(module).__name__].__get__(module)
+
+
+def basic_convolution(self, x):
+    return chain(x, [lambda x: convolution(x, self.conv), lambda x: normalisation(x, self.bn), rectifier])
+
+
+def inception(self, x):
+    branches = [sequential(x, [branch]) for branch in (self.branch1, self.branch2, self.branch3, self.branch4)]
+    sizes = [y.shape[1] for y, _ in branches]
+
+    def down(g):
+        parts = g.split(sizes, dim=1)
+        return sum(down(part) for (_, down), part in zip(branches, parts, strict=True))
+
+    return torch.cat([y for y, _ in branches], 1), down
+
+
+def dense_block(self, x):
+    seen, downs = x, []
+    for layer in self.values():
+        y, down = sequential(seen, [layer.norm1, layer.relu1, layer.conv1, layer.norm2, layer.relu2, layer.conv2])
+        downs.append((seen.shape[1], down))
+        seen = torch.cat([seen, y], 1)
+
+    def all_down(g):
+        for known, down in reversed(downs):  # a layer's own channels are the last; it saw all before them
+            g = g[:, :known] + down(g[:, known:])
+        return g
+
+    return seen, all_down
 
 
 def fire(self, x):
@@ -130,6 +180,19 @@ def up_to(name, module, layer):
         m = module
         every = [m.conv1, m.bn1, m.relu, m.maxpool, m.layer1, m.layer2, m.layer3, m.layer4]
         return every[: {"conv1": 3, "layer1": 5, "layer2": 6, "layer3": 7, "layer4": 8}[layer]]
+    if name == "googlenet":
+        m = module
+        every = [m.conv1, m.maxpool1, m.conv2, m.conv3, m.maxpool2, m.inception3a, m.inception3b, m.maxpool3]
+        every += [m.inception4a, m.inception4b, m.inception4c, m.inception4d, m.inception4e, m.maxpool4]
+        every += [m.inception5a, m.inception5b]
+        return every[: {"conv1": 1, "conv3": 4, "inception3b": 7, "inception4e": 13, "inception5b": 16}[layer]]
+    if name == "densenet121":
+        f = module.features
+        every = [f.conv0, f.norm0, f.relu0, f.pool0]
+        for block_, then in ((1, f.transition1), (2, f.transition2), (3, f.transition3)):
+            every += [f.get_submodule(f"denseblock{block_}"), then.norm, then.relu, then.conv, then.pool]
+        every += [f.denseblock4, f.norm5, nn.ReLU()]
+        return every[: {"conv0": 3, "denseblock1": 7, "denseblock2": 12, "denseblock3": 17, "denseblock4": 22}[layer]]
     ends = {
         "alexnet": {"conv1": 2, "conv2": 5, "conv3": 8, "conv4": 10, "conv5": 12},
         "vgg16": {"conv1_2": 4, "conv2_2": 9, "conv3_3": 16, "conv4_3": 23, "conv5_3": 30},
