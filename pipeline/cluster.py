@@ -76,7 +76,14 @@ class Pool:
         self._stack = stack
         self._client: Client | None = None
         self._adaptive: _Backlog | None = None
-        self.threads = _threads(config)
+        self._threads = _threads(config)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker, for decoding and the network; the workers of a running scheduler are asked."""
+        if self._threads == 0:
+            self._threads = min(self._connected().run(device.cores).values())
+        return self._threads
 
     @property
     def dashboard(self) -> str:
@@ -151,8 +158,6 @@ class Pool:
     def _connected(self) -> Client:
         if self._client is None:
             self._client, self._adaptive = _start(self._config, self._stack)
-            if self._config.kind == "address":
-                self.threads = self._config.threads or min(self._client.run(device.cores).values())
         return self._client
 
     def _workers(self) -> int:
@@ -211,7 +216,7 @@ def _gone() -> StopError:
 
 
 def _threads(config: ClusterConfig) -> int:
-    """Give the threads of a worker, for decoding and the network."""
+    """Give the threads of a worker; 0 where its workers have to be asked."""
     if config.threads:
         return config.threads
     match config:
@@ -224,7 +229,7 @@ def _threads(config: ClusterConfig) -> int:
         case SlurmCluster():
             return config.cores
         case AddressCluster():
-            return 0  # until its workers are asked
+            return 0
 
 
 def _start(settings: ClusterConfig, stack: ExitStack) -> tuple[Client, _Backlog | None]:

@@ -33,7 +33,7 @@ class NetworkConfig(_Section):
     layers: tuple[tuple[str, str], ...] = Field((), description="name = module path, numbered in this order")
     mean: tuple[float, float, float] | None = Field(None, description="of RGB/255; the network's own unless given")
     std: tuple[float, float, float] | None = Field(None, description="of RGB/255; the network's own unless given")
-    weights: str = Field("random", description="bundled, torchvision, random, or a .safetensors or .pth file")
+    weights: str = Field("random", description="bundled, torchvision, random, or a .safetensors, .npz or .pth file")
     seed: int = Field(0, ge=0, lt=2**63, description="of random weights")
 
     @field_validator("layers", mode="before")

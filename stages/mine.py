@@ -50,10 +50,12 @@ def mine(plan: Plan, pool: Pool) -> Iterator[Progress]:
     todo = find_todo(store, plan.layers)
     skipped = count_mined(store, plan.layers)
     yield Progress("mine", skipped, store.images, "images", skipped)
-    if todo:
-        for checked in pool.run(check_shard, touched_shards(plan, store), plan):
-            if checked and checked[1]:
-                raise WorkError(checked[1])
+    if not todo:
+        check_damage(plan, store)
+        return
+    for checked in pool.run(check_shard, touched_shards(plan, store), plan):
+        if checked and checked[1]:
+            raise WorkError(checked[1])
     failed: dict[int, str] = {}
     look = 0.0
     spans = find_spans(todo, plan.config.mine.span)

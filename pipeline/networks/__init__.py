@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -209,7 +210,7 @@ def load(config: NetworkConfig, device: str) -> Network:
     config : NetworkConfig
         Its name: a key of ``ARCHITECTURES``, or package.module:function. Its weights: ``bundled`` (tiny_zfnet only),
         ``torchvision`` (downloaded by it), ``random`` with a seed (what the function gives, for one's own), or the
-        path of a ``.safetensors`` or ``.pth`` state dict.
+        path of a ``.safetensors``, ``.npz`` or ``.pth`` state dict.
     device : str
         As torch names them.
 
@@ -269,20 +270,33 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(
             f"there is no weights file {weights}: network.weights is 'bundled', 'torchvision', 'random' "
-            "or the path of a .safetensors or .pth file."
+            "or the path of a .safetensors, .npz or .pth file."
         )
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise InputError(f"weights file {weights} must end in .safetensors or .pth.")
+    if path.suffix not in _READERS:
+        raise InputError(f"weights file {weights} must end in .safetensors, .npz or .pth.")
     try:
-        state = (
-            safetensors.torch.load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, "cpu", weights_only=True)
-        )
+        state = _READERS[path.suffix](path)
     except Exception as error:  # both readers raise a dozen kinds for a file that is not theirs
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"weights file {weights} cannot be read: {reason}") from error
     return _state_dict(state, weights)
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+def _read_checkpoint(path: Path) -> Any:
+    return torch.load(path, "cpu", weights_only=True)
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".safetensors": safetensors.torch.load_file,
+    ".npz": _read_npz,
+    ".pth": _read_checkpoint,
+    ".pt": _read_checkpoint,
+}
 
 
 def _state_dict(state: Any, weights: str) -> dict[str, Tensor]:
@@ -305,7 +319,7 @@ def _download(name: str) -> dict[str, Tensor]:
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"torchvision's weights for {name} cannot be downloaded ({error}): "
-            "give the path of a .safetensors or .pth file as network.weights."
+            "give the path of a .safetensors, .npz or .pth file as network.weights."
         ) from error
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -264,9 +265,12 @@ def test_a_disk_that_becomes_read_only_is_a_sentence(data, undisturbed, tmp_path
 @pytest.fixture
 def scheduler():
     """A Dask scheduler and one worker, started by hand; gives the scheduler's process and its address."""
-    address = "tcp://127.0.0.1:18786"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPOSITORY}
-    listen = ["--host", "127.0.0.1", "--port", "18786", "--no-dashboard"]
+    listen = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     first = subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler", *listen], **quiet)
     work = [address, "--nthreads", "2", "--no-dashboard"]
     worker = subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_worker", *work], **quiet)
@@ -296,6 +300,8 @@ def test_a_running_scheduler_is_used_and_one_that_goes_is_a_sentence(data, undis
 
 def test_the_store_is_the_same_through_a_running_scheduler(data, undisturbed, tmp_path, scheduler):
     _, address = scheduler
+    settings = {key.replace(".", "__"): value for key, value in SETTINGS.items()}
+    run_stages(plan_run(tmp_path, data__path=data, **settings), "index")  # its workers are first asked for by mine
     finished = topnine(tmp_path / "run.zarr", data, f'--set=cluster={{kind = "address", address = "{address}"}}')
     assert finished.returncode == 0, finished.stderr
     assert same_files(undisturbed, tmp_path / "run.zarr")

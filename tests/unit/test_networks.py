@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -43,13 +44,15 @@ def test_random_weights_depend_on_the_seed_alone():
     assert load(NetworkConfig(name="squeezenet1_0", weights="random", seed=2), "cpu").digest != first
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_files_of_either_kind_give_the_same_network(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz"])
+def test_weights_files_of_any_kind_give_the_same_network(tmp_path, suffix):
     torch.manual_seed(5)
     state = TinyZFNet().state_dict()
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}}, path)
+    elif suffix == ".npz":
+        np.savez(path, **{key: tensor.numpy() for key, tensor in state.items()})
     else:
         safetensors.torch.save_file(state, path)
     network = load(NetworkConfig(name="tiny_zfnet", weights=str(path), seed=0), "cpu")
@@ -109,7 +112,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
         ("alexnet", "bundled", "no weights are bundled for alexnet"),
         ("zfnet", "torchvision", "torchvision has no weights for zfnet"),
         ("alexnet", "nothing.pth", "there is no weights file nothing.pth"),
-        ("alexnet", __file__, r"must end in \.safetensors or \.pth"),
+        ("alexnet", __file__, r"must end in \.safetensors, \.npz or \.pth"),
     ],
 )
 def test_a_network_or_weights_that_are_not_there(name, weights, sentence):
