@@ -78,9 +78,9 @@ def test_what_fails_is_split_tried_twice_more_and_given_up_on_alone(kind, fault,
     assert found == {(0, 1): 1, (2,): 2, (4,): 4, (5, 6): 11, (7,): 7}
     counted = tries(tmp_path)
     assert counted.pop(3) == TRIES
-    assert counted.pop(2) == 2
-    # A result that a worker alone held when it died is computed once more, by Dask.
-    assert max(counted.values()) <= (2 if fault == "kill" else 1)
+    again = 1 if fault == "kill" else 0  # a result that a worker alone held when it died is computed anew, by Dask
+    assert 2 <= counted.pop(2) <= 2 + again
+    assert max(counted.values()) <= 1 + again
 
 
 def test_run_raises_what_is_given_up_on_and_the_pool_can_be_used_again(tmp_path):
