@@ -44,10 +44,12 @@ def test_an_interrupted_run_goes_on_to_the_bytes_of_an_undisturbed_one(data, tmp
     plain = planned(data__path=data, mine__layers="1 2", mine__block=8, mine__batch=4, store=tmp_path / "plain.zarr")
     run_stages(plain, "index", "mine", "rank", "deconvolve")
     store = tmp_path / "interrupted.zarr"
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is inherited, and the tests may run under nohup
     run = subprocess.Popen(
         command(store, data, "--cluster", cluster),
         cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
+    signal.signal(signal.SIGHUP, before)
     markers = store / "progress/done/conv2/c"
     deadline = time.monotonic() + 120
     while not (markers.is_dir() and len(list(markers.iterdir())) >= 2):
