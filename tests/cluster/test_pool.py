@@ -2,7 +2,6 @@
 
 import os
 import signal
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -114,6 +113,5 @@ def test_workers_are_started_for_the_first_task_only():
 def test_two_runs_at_once_do_not_get_in_each_others_way_and_listen_on_loopback_alone():
     before = ports()
     with connect(InlineCluster()) as one, connect(InlineCluster()) as other:
-        run = partial(double)
-        assert list(filter(None, one.run(run, [1], 0))) == list(filter(None, other.run(run, [1], 0)))
+        assert list(filter(None, one.run(double, [1], 0))) == list(filter(None, other.run(double, [1], 0)))
         assert {address for address, _ in ports() - before} <= {"127.0.0.1"}
