@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from . import shards
-from .decode import Decoded, Geometry, decode
+from .decode import Decoded, decode
 from .device import repeatable, side_by_side
 from .errors import DecodeError, StopError, WorkError
 from .layers import Layer
@@ -29,36 +29,24 @@ class Mined:
 
     Attributes
     ----------
-    images : list of Geometry or DecodeError
-        What every image is, or what is wrong with it.
+    columns : dict
+        What the store keeps of every image (image): status, reason, height, width, hash.
     layers : dict
         For every layer activation float32, row and column (image, filter).
     """
 
-    images: list[Geometry | DecodeError]
+    columns: dict[str, np.ndarray]
     layers: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Give the columns (image) that the store keeps of the images: status, reason, height, width."""
-        bad = [isinstance(image, DecodeError) for image in self.images]
-        sizes = [(0, 0) if isinstance(image, DecodeError) else (image.height, image.width) for image in self.images]
-        reasons = [str(image) if isinstance(image, DecodeError) else "" for image in self.images]
-        return {
-            "status": np.where(bad, UNDECODABLE, OK),
-            "reason": np.array(reasons, dtype=np.dtypes.StringDType()),
-            "height": np.array([height for height, _ in sizes]),
-            "width": np.array([width for _, width in sizes]),
-        }
 
 
 def join(parts: list[Mined]) -> Mined:
     """Join what consecutive runs gave."""
-    names = parts[0].layers
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
     layers = {
         name: tuple(np.concatenate(arrays) for arrays in zip(*(part.layers[name] for part in parts), strict=True))
-        for name in names
+        for name in parts[0].layers
     }
-    return Mined([image for part in parts for image in part.images], layers)  # type: ignore[arg-type]
+    return Mined(columns, layers)  # type: ignore[arg-type]
 
 
 def run_images(
@@ -151,4 +139,22 @@ def run_batch(plan: Plan, network: Network, layers: tuple[Layer, ...], batch: li
                 "its weights are damaged, or mine.precision is too coarse for it."
             )
         activation[bad], row[bad], column[bad] = np.nan, 0, 0
-    return Mined([image if isinstance(image, DecodeError) else image.geometry for image in batch], arrays)
+    return Mined(columns(batch), arrays)
+
+
+def columns(batch: list[Decoded | DecodeError]) -> dict[str, np.ndarray]:
+    """Give the columns (image) that the store keeps of images: status, reason, height, width, hash."""
+    rows = [
+        (UNDECODABLE, str(image), 0, 0, 0)
+        if isinstance(image, DecodeError)
+        else (OK, "", image.geometry.height, image.geometry.width, image.hash)
+        for image in batch
+    ]
+    status, reason, height, width, look = zip(*rows, strict=True)
+    return {
+        "status": np.array(status, np.uint8),
+        "reason": np.array(reason, np.dtypes.StringDType()),
+        "height": np.array(height),
+        "width": np.array(width),
+        "hash": np.array(look, np.uint64),
+    }

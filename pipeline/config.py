@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,6 +76,30 @@ class MineConfig(_Section):
     batch: int = Field(32, ge=1, le=2**16, description="images a forward pass; never across a block")
     precision: Literal["float32", "bfloat16"] = "float32"
     queue_mib: int = Field(64, ge=1, le=2**20, description="decoded images waiting for the network, in MiB")
+
+
+class RankConfig(_Section):
+    """Which of a filter's strongest activations count as one, of which only the strongest is ranked."""
+
+    distinct: Literal["image", "place", "source", "look"] = Field(
+        "image", description="one hit an image, a place of a photograph, a source, or a look"
+    )
+    source: str = Field(
+        r"(.+?)[-_.]\d[-_.\d]*",
+        description="what a key matches; its group is the image's source; other keys are their own",
+    )
+    distance: int = Field(10, ge=0, le=64, description="bits of 64 in which the hashes of alike images differ")
+
+    @field_validator("source")
+    @classmethod
+    def _source_has_a_group(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"it is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"it has {groups} groups, not one")
+        return value
 
 
 class DeconvolveConfig(_Section):
@@ -190,6 +215,7 @@ class RunConfig(_Section):
     data: DataConfig
     decode: DecodeConfig = DecodeConfig()
     mine: MineConfig = MineConfig()
+    rank: RankConfig = RankConfig()
     deconvolve: DeconvolveConfig = DeconvolveConfig()
     tile: TileConfig = TileConfig()
     cluster: ClusterConfig = Field(InlineCluster(), discriminator="kind")

@@ -15,6 +15,7 @@ from .errors import DecodeError
 
 MAX_PIXELS = 178_956_970  # one 24-bit image of this size takes 512 MiB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # not EPS, which runs a program, nor TIFF, whose library prints
+HASHED_PX = 56  # along an axis: every so many pixels are enough for a hash
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -75,10 +76,11 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image at the network's input size: pixels (y, x, rgb) uint8, and where they come from."""
+    """An image at the network's input size: pixels (y, x, rgb) uint8, where they come from, and a hash of its look."""
 
     pixels: np.ndarray
     geometry: Geometry
+    hash: int
 
 
 def decode(data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -96,7 +98,19 @@ def decode(data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS) ->
     geometry = Geometry(image.height, image.width, resize, crop)
     top, left, bottom, right = geometry.to_source(0, 0, crop, crop)
     box = left, top, min(right, image.width), min(bottom, image.height)  # rounding may put it an ulp outside
-    return Decoded(np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box)), geometry)
+    pixels = np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box))
+    return Decoded(pixels, geometry, difference_hash(pixels))
+
+
+def difference_hash(pixels: np.ndarray) -> int:
+    """Give the difference hash of an image (y, x, rgb) uint8: 64 bits, few of which change when it is encoded anew.
+
+    Grey, shrunk to 8 rows of 9: a bit is whether a place is brighter than the one to its left.
+    """
+    step = max(1, min(pixels.shape[:2]) // HASHED_PX)
+    grey = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step])).convert("L")
+    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:

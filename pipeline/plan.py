@@ -116,7 +116,12 @@ class Plan:
 
     def rank_fingerprint(self, layer: Layer) -> Fingerprint:
         """What a layer's ranking depends on."""
-        return self.mine_fingerprint(layer)
+        rank = self.config.rank
+        extra: dict[str, Fingerprint] = {
+            "source": {"rank.source": rank.source},
+            "look": {"rank.distance": rank.distance},
+        }
+        return {**self.mine_fingerprint(layer), "rank.distinct": rank.distinct, **extra.get(rank.distinct, {})}
 
     def deconvolve_fingerprint(self, layer: Layer) -> Fingerprint:
         """What a layer's projections depend on."""

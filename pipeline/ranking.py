@@ -5,11 +5,13 @@ Pure numpy, with one tie rule: activation descending, then image id ascending. O
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 RANKS = 9
+MERGED_A_FILTER = 4  # activations that wait to be merged, on average
 
 
 @dataclass(frozen=True)
@@ -45,27 +47,59 @@ def top(activation: np.ndarray, first_image: int = 0, ranks: int = RANKS) -> Top
     >>> top(np.array([[1.0], [3.0], [3.0], [0.0]]), first_image=10, ranks=4).image
     array([[11, 12, 10, -1]])
     """
-    values = np.where(activation > 0, activation, np.nan).T
-    images = np.broadcast_to(np.arange(first_image, first_image + len(activation)), values.shape)
-    return _strongest(values, images, ranks)
+    competing = activation > 0
+    if len(activation) > ranks:
+        competing &= activation >= np.partition(np.nan_to_num(activation), -ranks, axis=0)[-ranks]  # ties with it, too
+    return _strongest([_flat(activation, competing, first_image)], activation.shape[1], ranks)
+
+
+def running_top(runs: Iterable[tuple[int, np.ndarray]], ranks: int = RANKS) -> Top:
+    """Rank runs of images that follow each other: most of what cannot rank any more is dropped unsorted.
+
+    Parameters
+    ----------
+    runs : iterable of (int, ndarray (image, filter) float32)
+        The id of the first image, ascending, and activations as ``top`` takes them. At least one.
+    """
+    runs = iter(runs)
+    first, activation = next(runs)
+    found = top(activation, first, ranks)
+    pending: list[_Flat] = []
+    for first, activation in runs:
+        pending.append(_flat(activation, activation > np.nan_to_num(found.activation[:, -1]), first))  # ties come late
+        if sum(len(values) for _, _, values in pending) > MERGED_A_FILTER * activation.shape[1]:
+            found, pending = _strongest([_filled(found), *pending], activation.shape[1], ranks), []
+    return _strongest([_filled(found), *pending], len(found.image), ranks)
 
 
 def merge(tops: list[Top], ranks: int = RANKS) -> Top:
     """Merge the ranks of several runs of images; associative, and the same in any order."""
-    values = np.concatenate([part.activation for part in tops], axis=1)
-    images = np.concatenate([part.image for part in tops], axis=1)
-    return _strongest(values, images, ranks)
+    return _strongest([_filled(part) for part in tops], len(tops[0].image), ranks)
 
 
-def _strongest(values: np.ndarray, images: np.ndarray, ranks: int) -> Top:
-    order = np.lexsort((images, -values), axis=1)[:, :ranks]  # NaN sorts last
-    values = np.take_along_axis(values, order, axis=1)
-    images = np.where(np.isnan(values), -1, np.take_along_axis(images, order, axis=1))
-    missing = ((0, 0), (0, max(0, ranks - values.shape[1])))
-    return Top(
-        np.pad(values, missing, constant_values=np.nan).astype(np.float32),
-        np.pad(images, missing, constant_values=-1).astype(np.int64),
-    )
+_Flat = tuple[np.ndarray, np.ndarray, np.ndarray]  # filter, image, activation
+
+
+def _flat(activation: np.ndarray, competing: np.ndarray, first_image: int) -> _Flat:
+    at = np.flatnonzero(competing)
+    image, filter = np.divmod(at, activation.shape[1])
+    return filter, image + first_image, activation.reshape(-1)[at]
+
+
+def _filled(top: Top) -> _Flat:
+    filter, rank = np.nonzero(top.image >= 0)
+    return filter, top.image[filter, rank], top.activation[filter, rank]
+
+
+def _strongest(parts: list[_Flat], filters: int, ranks: int) -> Top:
+    filter, image, value = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.lexsort((image, -value, filter))
+    filter, image, value = filter[order], image[order], value[order]
+    rank = np.arange(len(filter)) - np.searchsorted(filter, filter)  # within its filter
+    kept = rank < ranks
+    activation, images = np.full((filters, ranks), np.nan, np.float32), np.full((filters, ranks), -1)
+    activation[filter[kept], rank[kept]], images[filter[kept], rank[kept]] = value[kept], image[kept]
+    return Top(activation, images)
 
 
 @dataclass(frozen=True)
@@ -92,9 +126,10 @@ class Figures:
 
 def figures(activation: np.ndarray) -> Figures:
     """Take the figures of a run of images from their activations (image, filter); NaN rows are left out."""
-    known = activation[~np.isnan(activation).all(axis=1)]
+    bad = np.isnan(activation).all(axis=1)
+    known = activation[~bad] if bad.any() else activation
     maximum = known.max(axis=0) if len(known) else np.full(activation.shape[1], np.nan, np.float32)
-    return Figures(len(known), (known > 0).sum(axis=0), known.sum(axis=0, dtype=np.float64), maximum)
+    return Figures(len(known), np.count_nonzero(known > 0, axis=0), known.sum(axis=0, dtype=np.float64), maximum)
 
 
 def add_figures(parts: list[Figures]) -> Figures:

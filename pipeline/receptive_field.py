@@ -8,7 +8,10 @@ both included; those outside the input are padding.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from .errors import InputError
 from .graph import Graph, Operation, Window
@@ -98,6 +101,12 @@ class ReceptiveField:
         """Give size, stride and offset as the store records them: one number, or [y, x] where they differ."""
         pairs = {name: [getattr(self.y, name), getattr(self.x, name)] for name in ("size", "stride", "offset")}
         return {name: pair[0] if pair[0] == pair[1] else pair for name, pair in pairs.items()}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, int | list[int]]) -> ReceptiveField:
+        """Give what ``attributes`` recorded."""
+        pairs = [np.broadcast_to(attributes[name], 2).tolist() for name in ("size", "stride", "offset")]
+        return cls(*(Axis(*numbers) for numbers in zip(*pairs, strict=True)))
 
 
 def receptive_field(graph: Graph, operation: int) -> ReceptiveField:

@@ -43,7 +43,7 @@ def index_arrays(images: int) -> dict[str, Spec]:
 
 def image_arrays(images: int, block: int) -> dict[str, Spec]:
     """Give the columns of ``images/*`` that mine fills in."""
-    types = {"status": "u1", "reason": str, "height": "i4", "width": "i4"}
+    types = {"status": "u1", "reason": str, "height": "i4", "width": "i4", "hash": "u8"}
     return {name: _column(images, dtype, block) for name, dtype in types.items()}
 
 

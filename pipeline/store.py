@@ -26,7 +26,7 @@ from .ranking import Figures, Top
 from .schema import Spec
 from .shards.files import describe, is_url
 
-SCHEMA = 1
+SCHEMA = 2
 PENDING, OK, UNDECODABLE = range(3)  # images/status
 CODECS = (ZstdCodec(level=0), Crc32cCodec())
 
@@ -48,6 +48,15 @@ class Ranking(Top):
 
     row: np.ndarray
     column: np.ndarray
+
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give image, row and column (filter, rank)."""
+        return self.image, self.row, self.column
+
+    def followed_by(self, weaker: Ranking) -> Ranking:
+        """Give these ranks and after them those of others."""
+        pairs = ((getattr(self, name), getattr(weaker, name)) for name in ("activation", "image", "row", "column"))
+        return Ranking(*(np.concatenate(pair, axis=1) for pair in pairs))
 
 
 class Store:
@@ -196,7 +205,7 @@ class Store:
         return [np.asarray(self._array(f"images/{name}").oindex[rows]) for name in names]
 
     def write_images(self, block: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Write what mine found out about a block's images: status, reason, height, width."""
+        """Write what mine found out about a block's images: status, reason, height, width, hash."""
         for name, values in columns.items():
             self._array(f"images/{name}")[self.rows(block)] = values
 

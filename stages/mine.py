@@ -187,7 +187,7 @@ def mine_span(span: Span, plan: Plan, threads: int) -> None:
 
 def write_block(store: Store, layers: tuple[Layer, ...], block: int, mined: Mined) -> None:
     """Write what a block's images gave: their status, the layers' activations, then the markers."""
-    store.write_images(block, mined.columns())
+    store.write_images(block, mined.columns)
     for layer in layers:
         store.write_block(layer.name, block, *mined.layers[layer.name])
     for layer in layers:

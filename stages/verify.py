@@ -12,12 +12,14 @@ from pipeline import schema
 from pipeline.activations import Mined, run_images
 from pipeline.config import RunConfig
 from pipeline.device import cores
+from pipeline.distinct import CANDIDATES, choose, describe
 from pipeline.errors import InputError, TopnineError
 from pipeline.layers import Layer
 from pipeline.plan import Plan, make_plan
 from pipeline.projections import FILTERS_A_TASK, TOLERANCE, make_patches
 from pipeline.ranking import RANKS
-from pipeline.store import UNDECODABLE, Store, describe_layer
+from pipeline.receptive_field import ReceptiveField
+from pipeline.store import UNDECODABLE, Ranking, Store, describe_layer
 
 BATCHES = 4  # of a layer that are mined again
 FILTERS = 64  # whose activations are sorted at once
@@ -121,6 +123,8 @@ def _ranking_problems(store: Store, name: str) -> list[str]:
     decodable = max(1, int(np.sum(status != UNDECODABLE)))
     ranking = store.read_ranking(name)
     recorded = {figure: store.read_layer(name, figure) for figure in ("maximum", "mean", "active_fraction")}
+    config = _config(store, name, {})
+    field = ReceptiveField.from_attributes(store.layer_attributes(name)["receptive_field"])
     problems = []
     for first in range(0, len(ranking.image), FILTERS):
         filters = slice(first, min(first + FILTERS, len(ranking.image)))
@@ -129,8 +133,9 @@ def _ranking_problems(store: Store, name: str) -> list[str]:
             problems.append(f"filters {first} to {filters.stop - 1} are not NaN exactly where no image was decoded")
         for f in range(filters.start, filters.stop):
             values = activation[:, f - first]
-            order = np.argsort(-values, kind="stable")[:RANKS]  # NaN last; equal ones in the order of their ids
-            order = order[values[order] > 0]
+            order = np.argsort(-values, kind="stable")  # NaN last; equal ones in the order of their ids
+            order = order[: np.count_nonzero(values > 0)]
+            order = _distinct(store, config, field, order, row[:, f - first], column[:, f - first])
             found = [part[f][: len(order)] for part in (ranking.image, ranking.row, ranking.column)]
             wanted = [order, row[order, f - first], column[order, f - first]]
             right = all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True))
@@ -142,6 +147,21 @@ def _ranking_problems(store: Store, name: str) -> list[str]:
             if not right:
                 problems.append(f"filter {f} is not what a full sort of its activations gives")
     return problems
+
+
+def _distinct(
+    store: Store, config: RunConfig, field: ReceptiveField, order: np.ndarray, row: np.ndarray, column: np.ndarray
+) -> np.ndarray:
+    """Give the first nine of a filter's images, strongest first, that do not show the same as one before."""
+    if config.rank.distinct == "image":
+        return order[:RANKS]
+    for count in (CANDIDATES, CANDIDATES**2, len(order)):
+        image = order[None, :count]
+        hits = Ranking(np.zeros(image.shape, np.float32), image, row[image], column[image])
+        chosen = choose(hits, describe(store, config, field, *hits.places()), config).image[0]
+        if chosen[-1] >= 0:
+            break
+    return chosen[chosen >= 0]
 
 
 # -- samples against the images and the network -----------------------------------------------------------------------
@@ -167,15 +187,20 @@ def _batch(store: Store, block: int, batch: int, random: np.random.Generator) ->
     return slice(start, min(start + batch, rows.stop))
 
 
-def _plan(store: Store, name: str, changes: Mapping[str, str]) -> tuple[Plan, Layer]:
-    """Make the plan that a layer was mined by, from what the store recorded."""
+def _config(store: Store, name: str, changes: Mapping[str, str]) -> RunConfig:
+    """Give the configuration that a layer was mined by, from what the store recorded."""
     tables: dict[str, Any] = {"cluster": {}, **store.attributes["configuration"], "store": store.path}
-    recorded = store.fingerprint("deconvolve", name) or store.fingerprint("mine", name) or {}
-    settings = {key: value for key, value in recorded.items() if key.split(".")[0] in ("mine", "deconvolve")}
+    stages = ("deconvolve", "rank", "mine")
+    recorded = next((found for stage in stages if (found := store.fingerprint(stage, name))), {})
+    settings = {key: value for key, value in recorded.items() if key.split(".")[0] in ("mine", "rank", "deconvolve")}
     for key, value in {**settings, "mine.layers": name, **changes}.items():
         section, _, field = key.partition(".")
         tables[section] = {**tables[section], field: value}
-    plan = make_plan(RunConfig.model_validate(tables))
+    return RunConfig.model_validate(tables)
+
+
+def _plan(store: Store, name: str, changes: Mapping[str, str]) -> tuple[Plan, Layer]:
+    plan = make_plan(_config(store, name, changes))
     for stage, wanted in (("rank", plan.rank_fingerprint), ("deconvolve", plan.deconvolve_fingerprint)):
         found = store.fingerprint(stage, name)
         if found is not None and found != wanted(plan.layers[0]):
@@ -200,10 +225,9 @@ def _differences(
     store: Store, layer: Layer, rows: slice, mined: Mined, tolerance: float, strongest: np.ndarray | None
 ) -> list[str]:
     problems = []
-    columns = mined.columns()
-    for column, recorded in zip(columns, store.image_columns(columns, rows), strict=True):
-        wrong = np.nonzero(columns[column] != recorded)[0]
-        problems += [f"image {rows.start + i}: {column} is {columns[column][i]}, not {recorded[i]}" for i in wrong]
+    for (column, values), recorded in zip(mined.columns.items(), store.image_columns(mined.columns, rows), strict=True):
+        wrong = np.nonzero(values != recorded)[0]
+        problems += [f"image {rows.start + i}: {column} is {values[i]}, not {recorded[i]}" for i in wrong]
     activation, row, column_ = mined.layers[layer.name]
     recorded_activation, recorded_row, recorded_column = store.read_mined(layer.name, rows)
     scale = strongest if strongest is not None else np.nanmax(np.abs(recorded_activation), axis=0, initial=0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.ranking import Top, add_figures, figures, merge, top
+from pipeline.ranking import Top, add_figures, figures, merge, running_top, top
 
 values = st.sampled_from([0.0, -1.0, 1.0, 1.5, 2.0, 3.0])
 matrices = st.tuples(st.integers(1, 60), st.integers(1, 4)).flatmap(
@@ -49,6 +49,15 @@ def test_any_cutting_and_any_order_of_merging_gives_the_full_sort(activation, un
     filters = np.nonzero(there)[0]
     assert np.array_equal(merged.activation[there], activation[merged.image[there], filters])
     assert np.isnan(merged.activation[~there]).all()
+
+
+@given(matrices, st.lists(st.integers(0, 60)), st.lists(st.integers(0, 60)), st.integers(1, 12))
+def test_ranking_runs_in_their_order_gives_the_full_sort(activation, undecodable, cuts, ranks):
+    activation = spoiled(activation, undecodable)
+    edges = sorted({0, len(activation), *(c % len(activation) for c in cuts)})
+    running = running_top(((first, activation[first:last]) for first, last in itertools.pairwise(edges)), ranks)
+    assert same(running, merge(cut(activation, cuts, ranks), ranks))
+    assert np.array_equal(running.image, full_sort(activation, ranks))
 
 
 @given(matrices, st.lists(st.integers(0, 60), min_size=2), st.integers(1, 12))
