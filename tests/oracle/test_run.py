@@ -44,6 +44,22 @@ def single_images(plan):
             yield plan.network().architecture.normalise(pixels[None])
 
 
+@pytest.mark.parametrize("layer", [1, 5])
+def test_projections_are_the_same_bytes_for_the_same_batches_and_nearly_so_for_others(planned, shard, layer):
+    found = []
+    for batch in (32, 32, 5):
+        plan = planned(data__path=shard, mine__layers=str(layer), mine__block=16, deconvolve__batch=batch)
+        run_stages(plan, "index", "mine", "rank")
+        store = Store.open(plan.config.store, write=True)
+        store.set_fingerprint("deconvolve", None, plan.layers[0].name)
+        run_stages(plan, "deconvolve")
+        found.append(store.read_layer(plan.layers[0].name, "projection"))
+    assert np.array_equal(found[0], found[1])
+    scale = np.abs(found[0]).max(axis=(2, 3, 4), keepdims=True)
+    assert (scale > 0).any()
+    assert (np.abs(found[2] - found[0]) <= 1e-5 * scale).all()
+
+
 @pytest.mark.parametrize(("name", "config", "weights", "size"), NETWORKS)
 def test_a_run_stores_what_single_images_give(planned, shard, request, name, config, weights, size):
     if weights.endswith(".safetensors"):
