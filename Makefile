@@ -50,8 +50,9 @@ lint: $(VENV)/ready-test  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/ready-test  ## measure mining against the bare decoder and network: runs/bench.json
-	$(BIN)/python tests/benchmarks/bench.py
+bench: $(VENV)/ready-test  ## measure against the machine's limits and other tools: runs/bench.json (ROWS="rank feed")
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m tests.benchmarks.bench $(ROWS)
 
 clean:  ## remove the virtual environment and caches, never runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -13,7 +13,7 @@ import torch
 
 from . import shards
 from .decode import Decoded, decode
-from .device import repeatable, side_by_side
+from .device import check_precision, one_batch, repeatable, side_by_side, upload
 from .errors import DecodeError, StopError, WorkError
 from .layers import Layer
 from .networks import Network
@@ -21,6 +21,8 @@ from .plan import Plan
 from .store import OK, UNDECODABLE, Store
 from .stream import ahead
 from .taps import read_taps, spatial_maximum
+
+Place = tuple[int, int, int, str, str]  # shard, offset, size, key, and what is known to be wrong
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,23 @@ def join(parts: list[Mined]) -> Mined:
 
 
 def run_images(
-    plan: Plan, layers: tuple[Layer, ...], store: Store, runs: list[slice], threads: int
+    plan: Plan, layers: tuple[Layer, ...], images: Iterable[Place], runs: list[slice], threads: int
 ) -> Generator[Mined, None, None]:
-    """Decode runs of consecutive images and give what each gave, computed in batches that never cross a run.
+    """Decode images, runs of consecutive ones, and give what each run gave, in batches that never cross a run.
 
     The decoder runs ahead of the network, across the runs, as far as ``mine.queue_mib`` lets it.
     """
     ready = max(2, plan.config.mine.queue_mib * 2**20 // (plan.config.decode.crop**2 * 3))
+    check_precision(plan.device, plan.config.mine.precision)
     forwards = side_by_side(plan.device, threads)
     network = plan.network()
-    with shards.opened(plan.dataset) as reader, ExitStack() as streams:
-        decoded = ahead(partial(read_image, reader, plan), list_images(store, runs), threads, ready)
+    with repeatable(plan.config.mine.precision), shards.opened(plan.dataset) as reader, ExitStack() as streams:
+        decoded = ahead(partial(read_image, reader, plan), images, threads, ready)
         batches = list_batches(streams.enter_context(closing(decoded)), runs, plan.config.mine.batch)
         mined = ahead(partial(run_batch, plan, network, layers), batches, forwards, forwards + 1)
         streams.enter_context(closing(mined))
         for rows in runs:
             yield join(list(islice(mined, -(-(rows.stop - rows.start) // plan.config.mine.batch))))
-
-
-Place = tuple[int, int, int, str, str]  # shard, offset, size, key, and what is known to be wrong
 
 
 def list_images(store: Store, runs: list[slice]) -> Iterator[Place]:
@@ -89,7 +89,8 @@ def read_image(reader: shards.Reader, plan: Plan, place: Place) -> Decoded | Dec
         if reason:
             raise DecodeError(reason)
         data = reader.read(shard, offset, size)
-        return decode(data, plan.config.decode.resize, plan.config.decode.crop, plan.config.data.max_pixels)
+        to = plan.config.decode
+        return decode(data, to.resize, to.crop, plan.config.data.max_pixels, to.fast)
     except DecodeError as error:
         if plan.config.data.on_damaged == "fail":
             raise StopError(
@@ -124,14 +125,13 @@ def run_batch(plan: Plan, network: Network, layers: tuple[Layer, ...], batch: li
         if isinstance(image, Decoded):
             pixels[i] = image.pixels
     taps = {layer.name: layer.tap for layer in layers}
-    kind, coarse = plan.device.split(":")[0], plan.config.mine.precision == "bfloat16"
-    with repeatable(), torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=coarse):
-        normalised = network.architecture.normalise(torch.from_numpy(pixels).to(plan.device))
+    with torch.inference_mode(), one_batch(plan.device, plan.config.mine.precision):
+        normalised = network.architecture.normalise(upload(torch.from_numpy(pixels), plan.device))
         found = read_taps(network.module, normalised, taps, spatial_maximum)
-    arrays = {
-        name: (activation.float().cpu().numpy(), row.cpu().numpy(), column.cpu().numpy())
-        for name, (activation, row, column) in found.items()
-    }
+        arrays = {
+            name: (activation.float().cpu().numpy(), row.cpu().numpy(), column.cpu().numpy())
+            for name, (activation, row, column) in found.items()
+        }
     for name, (activation, row, column) in arrays.items():
         if not np.isfinite(activation[~bad]).all():
             raise WorkError(

@@ -59,6 +59,7 @@ class DecodeConfig(_Section):
 
     resize: int = Field(256, ge=1, le=2**14)
     crop: int = Field(224, ge=1, le=2**14)
+    fast: bool = Field(False, description="let the JPEG decoder halve large images; the pixels differ a little")
 
     @model_validator(mode="after")
     def _crop_fits(self) -> DecodeConfig:
@@ -74,7 +75,7 @@ class MineConfig(_Section):
     block: int = Field(1024, ge=1, le=2**20, description="images mined, written and marked done as one")
     span: int = Field(16, ge=1, le=2**20, description="blocks that one task streams through")
     batch: int = Field(32, ge=1, le=2**16, description="images a forward pass; never across a block")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field("float32", description="tf32: on a GPU only")
     queue_mib: int = Field(64, ge=1, le=2**20, description="decoded images waiting for the network, in MiB")
 
 

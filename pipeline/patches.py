@@ -32,7 +32,7 @@ def read_images(
     def read(i: int) -> np.ndarray:
         try:
             data = reader.read(int(shard[i]), int(offset[i]), int(length[i]))
-            return decode(data, size.resize, size.crop, config.data.max_pixels).pixels
+            return decode(data, size.resize, size.crop, config.data.max_pixels, size.fast).pixels
         except (DecodeError, OSError) as error:
             name = dataset.shards[shard[i]].name
             raise WorkError(

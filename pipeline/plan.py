@@ -106,6 +106,7 @@ class Plan:
             "decode.resize": config.decode.resize,
             "decode.crop": config.decode.crop,
             "mine.block": config.mine.block,
+            "decode.fast": config.decode.fast,
         }
 
     def mine_fingerprint(self, layer: Layer) -> Fingerprint:
@@ -147,7 +148,7 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
         Anything that a user has to change.
     """
     if config.cluster.kind not in ("slurm", "address"):  # the workers are on this machine
-        device.choose(config.cluster.device)
+        device.check_precision(device.choose(config.cluster.device), config.mine.precision)
     network = networks.load(config.network, "cpu")
     crop = config.decode.crop
     graph = trace(network.module, torch.zeros(1, 3, crop, crop))

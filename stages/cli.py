@@ -120,7 +120,7 @@ def _gallery(settings: RunConfig) -> None:
     _run(settings, ["gallery"])
 
 
-@_command("plan", "Tell what a run would do: images, blocks and bytes to be written. Nothing is written.")
+@_command("plan", "Tell what a run would do: images, blocks, bytes and time. Nothing is written.")
 def _plan(settings: RunConfig) -> None:
     from pipeline.plan import make_plan
 
@@ -128,7 +128,7 @@ def _plan(settings: RunConfig) -> None:
 
     with TemporaryDirectory() as folder:
         for line in estimate(make_plan(settings, Path(folder))):
-            print(line)
+            print(line, flush=True)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 
 from pipeline import shards
-from pipeline.activations import Mined, run_images
+from pipeline.activations import Mined, list_images, run_images
 from pipeline.cluster import TRIES, Pool, abandoned
 from pipeline.errors import WorkError
 from pipeline.layers import Layer
@@ -178,7 +178,7 @@ def mine_span(span: Span, plan: Plan, threads: int) -> None:
     names = [layer.name for layer in span.layers]
     blocks = [block for block in span.blocks if not all(store.is_done(name, block) for name in names)]
     rows = [store.rows(block) for block in blocks]
-    with closing(run_images(plan, span.layers, store, rows, threads)) as mined:
+    with closing(run_images(plan, span.layers, list_images(store, rows), rows, threads)) as mined:
         for block, images in zip(blocks, mined, strict=False):
             write_block(store, span.layers, block, images)
             if abandoned():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.layers import Layer
 from pipeline.plan import Plan
 from pipeline.ranking import RANKS, Figures, Top, add_figures, figures, merge, running_top
 from pipeline.store import Ranking, Store
+from pipeline.stream import ahead
 
 from .progress import Progress
 
@@ -76,25 +78,31 @@ def rank_parts(
     """Rank consecutive blocks in tasks; give them with what they gave, as they come."""
     starts = range(0, store.blocks, BLOCKS_A_TASK)
     groups = [range(first, min(first + BLOCKS_A_TASK, store.blocks)) for first in starts]
-    for finished in pool.run(rank_blocks, groups, plan, layer, ranks, taken):
+    for finished in pool.run(rank_blocks, groups, plan, layer, ranks, pool.threads, taken):
         if finished:
             yield finished
 
 
-def rank_blocks(blocks: range, plan: Plan, layer: Layer, ranks: int, taken: Taken | None) -> tuple[Top, Figures]:
-    """Rank some consecutive blocks (a task), one at a time; nothing that shows the same as a hit taken already."""
+def rank_blocks(
+    blocks: range, plan: Plan, layer: Layer, ranks: int, threads: int, taken: Taken | None
+) -> tuple[Top, Figures]:
+    """Rank some consecutive blocks (a task), read ahead; nothing that shows the same as a hit taken already."""
     store = Store.open(plan.config.store)
     parts = []
 
+    def read(block: int) -> tuple[int, np.ndarray, Figures]:
+        rows = store.rows(block)
+        if taken is None:
+            activation = store.read_activation(layer.name, rows)
+        else:
+            activation = read_distinct(store, plan, layer, rows, taken)
+        return rows.start, activation, figures(activation)
+
     def runs() -> Iterator[tuple[int, np.ndarray]]:
-        for block in blocks:
-            rows = store.rows(block)
-            if taken is None:
-                activation = store.read_activation(layer.name, rows)
-            else:
-                activation = read_distinct(store, plan, layer, rows, taken)
-            parts.append(figures(activation))
-            yield rows.start, activation
+        with closing(ahead(read, blocks, threads, threads + 1)) as found:
+            for first, activation, part in found:
+                parts.append(part)
+                yield first, activation
 
     return running_top(runs(), ranks), add_figures(parts)
 

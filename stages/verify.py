@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import schema
-from pipeline.activations import Mined, run_images
+from pipeline.activations import Mined, list_images, run_images
 from pipeline.config import RunConfig
 from pipeline.device import cores
 from pipeline.distinct import CANDIDATES, choose, describe
@@ -216,7 +216,7 @@ def _mined_problems(store: Store, name: str, runs: list[slice], changes: Mapping
         if store.layer_attributes(name).get(key) != value
     ]
     strongest = store.read_layer(name, "maximum") if store.fingerprint("rank", name) is not None else None
-    for rows, mined in zip(runs, run_images(plan, (layer,), store, runs, cores()), strict=True):
+    for rows, mined in zip(runs, run_images(plan, (layer,), list_images(store, runs), runs, cores()), strict=True):
         problems += _differences(store, layer, rows, mined, TOLERANCE[plan.config.mine.precision], strongest)
     return problems
 

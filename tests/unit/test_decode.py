@@ -1,4 +1,5 @@
 import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -18,6 +19,43 @@ def test_pixels_are_those_of_resizing_the_whole_image(height, width):
     found = decode(encode(np.asarray(smooth)), resize=256, crop=224).pixels
     reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(smooth)
     assert np.abs(found.astype(int) - np.asarray(reference)).max() <= 1
+
+
+def photographs(test_data):
+    """Every encoded image of ImageNet-500."""
+    for path in sorted((test_data / "data" / "imagenet-500").glob("*.tar")):
+        with tarfile.open(path) as container:
+            for member in container:
+                if not member.name.endswith(".cls"):
+                    yield container.extractfile(member).read()
+
+
+def test_pixels_of_real_photographs_are_within_a_grey_level_of_resizing_the_whole_image(test_data):
+    reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    worst = []
+    for data in photographs(test_data):
+        with Image.open(io.BytesIO(data)) as image:
+            wanted = np.asarray(reference(image.convert("RGB"))).astype(int)
+        worst.append(np.abs(decode(data, 256, 224).pixels - wanted).max())
+    assert len(worst) == 500
+    assert max(worst) <= 1
+
+
+def test_fast_decoding_halves_large_photographs_only_and_shows_the_same_place():
+    smooth = Image.fromarray(noise(3, 30, 40)).resize((1200, 900), Image.Resampling.BICUBIC)
+    exact, fast = (decode(jpeg(smooth), 256, 224, fast=fast) for fast in (False, True))
+    assert fast.geometry == exact.geometry
+    difference = np.abs(fast.pixels.astype(int) - exact.pixels)
+    assert difference.max() > 0
+    assert difference.mean() < 2
+    small = jpeg(smooth.resize((400, 300)))
+    assert np.array_equal(decode(small, 256, 224, fast=True).pixels, decode(small, 256, 224).pixels)
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def test_an_image_of_the_wanted_size_is_not_resampled():

@@ -1,0 +1,227 @@
+"""Mining ImageNet photographs with AlexNet, against decoding and the network alone, and against other tools."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline import shards
+from pipeline.activations import Mined, run_batch
+from pipeline.cluster import connect
+from pipeline.decode import Decoded, decode
+from pipeline.device import cores, repeatable
+from pipeline.plan import Plan
+from pipeline.ranking import RANKS
+from pipeline.store import Store
+from pipeline.stream import ahead
+from pipeline.taps import read_taps, spatial_maximum
+from stages.mine import mine
+from stages.rank import rank
+from tests.benchmarks import peers
+from tests.benchmarks.measure import Row, at_least, at_most, in_turn, reported
+from tests.conftest import plan_run, run_stages
+
+CONFIG = "configs/imagenet-alexnet.toml"
+IMAGENET = 1_281_167  # images
+_number = count()
+
+
+class Identity(nn.Module):
+    """In the place of a network: what mining costs beside decoding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pick = nn.MaxPool2d(1, 56)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Give every 56th pixel (image, rgb, row, column)."""
+        return F.relu(self.pick(pixels))
+
+
+def planned(folder: Path, data: Path, **changes: Any) -> Plan:
+    """Make a plan and index into a new store."""
+    settings = {"network__weights": "random", "data__path": data, "mine__layers": "5", **changes}
+    plan = plan_run(folder / f"run{next(_number)}", CONFIG, **settings)
+    run_stages(plan, "index")
+    return plan
+
+
+def mined(plan: Plan) -> None:
+    """Mine into the store of a plan, anew."""
+    store = Store.open(plan.config.store, write=True)
+    for layer in plan.layers:
+        shutil.rmtree(Path(plan.config.store) / "layers" / layer.name, ignore_errors=True)
+        shutil.rmtree(Path(plan.config.store) / "progress" / "done" / layer.name, ignore_errors=True)
+    store = Store.open(store.path, write=True)
+    with connect(plan.config.cluster) as pool:
+        for _ in mine(plan, pool):
+            pass
+
+
+def ranked(plan: Plan) -> np.ndarray:
+    """Rank what was mined; give the nine images (filter, rank) of the deepest layer."""
+    with connect(plan.config.cluster) as pool:
+        for _ in rank(plan, pool):
+            pass
+    return Store.open(plan.config.store).read_ranking(plan.layers[-1].name).image
+
+
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
+    """Give the share of images (filter, rank) of one ranking that the other has, too, of live filters."""
+    live = first[:, -1] >= 0
+    pairs = zip(first[live], second[live], strict=True)
+    return float(np.mean([len(set(a.tolist()) & set(b.tolist())) / RANKS for a, b in pairs]))
+
+
+def decode_all(plan: Plan, threads: int) -> list[Decoded]:
+    """Decode every image."""
+    size = plan.config.decode
+    with shards.opened(plan.dataset) as reader:
+
+        def read(place: tuple[int, int, int]) -> Decoded:
+            return decode(reader.read(*place), size.resize, size.crop)
+
+        places = [(n, e.offset, e.size) for n, shard in enumerate(plan.dataset.shards) for e in shards.scan(shard)]
+        return list(ahead(read, places, threads, 256))
+
+
+def _batches(plan: Plan, images: list[Decoded]) -> Iterator[list[Decoded]]:
+    batch = plan.config.mine.batch
+    return (images[start : start + batch] for start in range(0, len(images), batch))
+
+
+def forward_side_by_side(plan: Plan, images: list[Decoded]) -> list[Mined]:
+    """Run every decoded image through the network: several batches at once, on one core each."""
+    work = partial(run_batch, plan, plan.network(), plan.layers)
+    with repeatable():
+        return list(ahead(work, _batches(plan, images), cores(), cores() + 1))
+
+
+def forward_together(plan: Plan, images: list[Decoded]) -> list[Mined]:
+    """Run every decoded image through the network: a batch after the other, each on all cores."""
+    network = plan.network()
+    tap = {plan.layers[-1].name: plan.layers[-1].tap}
+    torch.set_num_threads(cores())
+    with torch.inference_mode():
+        for batch in _batches(plan, images):
+            pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
+            read_taps(network.module, network.architecture.normalise(pixels), tap, spatial_maximum)
+    return []
+
+
+def efficiency_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
+    """Compare mining with the limit of the machine, and with what a user would write instead."""
+    plan = planned(folder, data)
+    images = decode_all(plan, cores())
+    loaders = {f"loader{n}": partial(peers.run_loader, plan, n) for n in (0, 1, 2)}
+    took = in_turn(
+        {
+            "decode": lambda: decode_all(plan, cores()),
+            "decode one more": lambda: decode_all(plan, cores() + 1),
+            "side by side": lambda: forward_side_by_side(plan, images),
+            "together": lambda: forward_together(plan, images),
+            "mine": lambda: mined(plan),
+            **loaders,
+        },
+        rounds,
+    )
+    d = len(images) / min(took["decode"], took["decode one more"])
+    f = len(images) / min(took["side by side"], took["together"])
+    rate, limit = len(images) / took["mine"], 1 / (1 / d + 1 / f)
+    together, apart = len(images) / took["together"], len(images) / took["side by side"]
+    detail = (
+        f"mine {rate:.0f} images/s, limit {limit:.0f}: decode alone {d:.0f}, forward alone {f:.0f} "
+        f"({apart:.0f} with a batch a core, {together:.0f} with all cores on one)"
+    )
+    yield at_least("mine conv5, of the machine's limit", rate / limit, 0.93, detail)
+    workers, best = min(((name, took[name]) for name in loaders), key=lambda pair: pair[1])
+    ours = ranked(plan)
+    theirs = peers.run_loader(plan, 0)
+    peers.check_values(Store.open(plan.config.store).read_ranking("conv5").activation, theirs.activations)
+    detail = (
+        f"{len(images) / best:.0f} images/s with {workers[-1]} workers; its nine are kept in bfloat16: equal to that, "
+        f"{overlap(ours, theirs.sample_ids.numpy()):.1%} of the images the same"
+    )
+    yield at_least("mine conv5, against DataLoader + semanticlens", best / took["mine"], 1.7, detail)
+
+
+def crp_row(data: Path, folder: Path, rounds: int) -> Row:
+    """Compare mining with zennit-crp's."""
+    plan = planned(folder, data)
+    found: list[np.ndarray] = []
+    ways = {"mine": lambda: mined(plan), "crp": lambda: found.append(peers.run_crp(plan, folder / "crp"))}
+    took = in_turn(ways, rounds, warm=False)
+    same = overlap(ranked(plan), found[0])
+    if same < 0.999:
+        raise SystemExit(f"zennit-crp finds other images: only {same:.2%} the same")
+    detail = f"{500 / took['crp']:.0f} images/s, {same:.1%} of the images the same"
+    return at_least("mine conv5, against zennit-crp", took["crp"] / took["mine"], 12, detail)
+
+
+def variant_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
+    """Compare all layers with one, bfloat16 with float32, fast decoding with exact."""
+    plans = {
+        "one": planned(folder, data),
+        "all": planned(folder, data, mine__layers="all"),
+        "bfloat16": planned(folder, data, mine__precision="bfloat16"),
+        "fast": planned(folder, data, decode__fast="true"),
+    }
+    took = in_turn({name: partial(mined, plan) for name, plan in plans.items()}, rounds)
+    nine = {name: ranked(plan) for name, plan in plans.items()}
+    detail = f"{500 / took['all']:.0f} images/s"
+    yield at_most("mine all five layers, against layer 5 alone, time", took["all"] / took["one"], 1.15, detail)
+    detail = f"{500 / took['bfloat16']:.0f} images/s, {overlap(nine['one'], nine['bfloat16']):.1%} of the nine the same"
+    yield at_least("mine conv5 in bfloat16, against float32", took["one"] / took["bfloat16"], 1.4, detail)
+    detail = f"{500 / took['fast']:.0f} images/s, {overlap(nine['one'], nine['fast']):.1%} of the nine the same"
+    yield reported("mine conv5 with decode.fast, against without", took["one"] / took["fast"], detail)
+    size = sum(file.stat().st_size for file in Path(plans["all"].config.store).rglob("*") if file.is_file())
+    gigabytes = size / 500 * IMAGENET / 1e9
+    detail = f"{size / 500:,.0f} bytes an image"
+    yield reported("GB of store, ImageNet, AlexNet's five layers, from 500 images", gigabytes, detail)
+
+
+def feed_row(data: Path, folder: Path, rounds: int) -> Row:
+    """Compare mining without a network with bare decoding."""
+    own = {"network__name": "tests.benchmarks.mining:Identity", "network__layers": {"pick": "pick"}}
+    plan = planned(folder, data, **own, mine__layers="pick")
+    took = in_turn({"decode": lambda: decode_all(plan, cores()), "feed": lambda: mined(plan)}, rounds)
+    bare, fed = 500 / took["decode"], 500 / took["feed"]
+    detail = f"{fed:.0f} images/s through shards, queue, blocks, writes and markers; decode alone {bare:.0f}"
+    return at_least("feed: mine without a network, against decoding", took["decode"] / took["feed"], 0.95, detail)
+
+
+PEAK = """
+import sys
+from tests.benchmarks.mining import planned, mined
+from tests.conftest import peak_kib
+from pathlib import Path
+mined(planned(Path(sys.argv[1]), Path(sys.argv[2]), mine__block=128, mine__layers="1"))
+print(peak_kib())
+"""
+
+
+def memory_row(data: Path, folder: Path) -> Row:
+    """Compare the peak memory of mining 20 times the data with that of mining it once."""
+    tars = sorted(data.glob("*.tar"))
+    many = folder / "many"
+    many.mkdir()
+    for i in range(20):
+        for tar in tars:
+            (many / f"{i:02d}-{tar.name}").symlink_to(tar)
+    peaks = []
+    for path in (data, many):
+        command = [sys.executable, "-c", PEAK, str(folder / f"peak-{path.name}"), str(path)]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    detail = f"{peaks[0] / 1024:.0f} MiB for 500 images, {peaks[1] / 1024:.0f} MiB for 10,000, both with their index"
+    return at_most("memory of mine, 20 times the data", peaks[1] / peaks[0], 1.05, detail)

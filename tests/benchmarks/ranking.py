@@ -1,0 +1,94 @@
+"""Ranking a layer as long as ImageNet, against reading its activations once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cluster import connect
+from pipeline.plan import Plan
+from pipeline.store import Store
+from stages.rank import rank
+from tests.benchmarks.measure import Row, at_most, in_turn
+from tests.conftest import plan_run
+
+IMAGES, FILTERS = 1_281_167, 256
+
+PEAK = """
+import sys
+from pathlib import Path
+from tests.benchmarks.ranking import planned, rank_anew
+from tests.conftest import peak_kib
+plan = planned(Path(sys.argv[1]), int(sys.argv[2]))
+before = peak_kib()
+rank_anew(plan)
+print((peak_kib() - before) / 1024)
+"""
+
+
+def planned(folder: Path, block: int) -> Plan:
+    """Make a plan for AlexNet's conv5, whose store is in a folder."""
+    return plan_run(
+        folder, "configs/imagenet-alexnet.toml", network__weights="random", mine__layers="5", mine__block=block
+    )
+
+
+def synthetic(folder: Path, block: int) -> Plan:
+    """Make a mined store as long as ImageNet: three of five activations zero, many equal, some images undecodable."""
+    plan = planned(folder, block)
+    (layer,) = plan.layers
+    store = Store.create(plan.config.store)
+    text = np.full(IMAGES, "", dtype=np.dtypes.StringDType())
+    columns = {name: np.zeros(IMAGES, np.int64) for name in ("shard", "offset", "size", "label")}
+    store.write_index({"key": text, **columns}, text, block, {}, {})
+    store = Store.open(plan.config.store, write=True)
+    store.add_layer(layer, "float32", {}, plan.mine_fingerprint(layer))
+    random = np.random.default_rng(0)
+    base = random.gamma(2.0, 8.0, (4096, FILTERS)) * (random.random((4096, FILTERS)) < 0.4)
+    chosen, strength = random.integers(0, 4096, IMAGES), random.random(IMAGES)
+    bad = random.random(IMAGES) < 0.001
+    nowhere = np.zeros((block, FILTERS), np.uint16)
+    for number in range(store.blocks):
+        rows = store.rows(number)
+        activation = (np.round(base[chosen[rows]] * strength[rows, None] * 4) / 4).astype(np.float32)
+        activation[bad[rows]] = np.nan
+        count = rows.stop - rows.start
+        store.write_block(layer.name, number, activation, nowhere[:count], nowhere[:count])
+        store.mark(layer.name, number)
+    return plan
+
+
+def rank_anew(plan: Plan) -> np.ndarray:
+    """Rank, whether it was done before or not; give the images (filter, rank)."""
+    store = Store.open(plan.config.store, write=True)
+    store.set_fingerprint("rank", None, "conv5")
+    with connect(plan.config.cluster) as pool:
+        for _ in rank(plan, pool):
+            pass
+    return store.read_ranking("conv5").image
+
+
+def read_once(plan: Plan) -> None:
+    """Read all activations of a store with zarr, some blocks at a time."""
+    store = Store.open(plan.config.store)
+    for first in range(0, IMAGES, 8 * store.block):
+        store.read_activation("conv5", slice(first, min(first + 8 * store.block, IMAGES)))
+
+
+def rank_row(folder: Path, rounds: int) -> Row:
+    """Compare ranking with reading; and the images with those of a store in other chunks."""
+    plan, other = synthetic(folder / "small", 1024), synthetic(folder / "large", 3000)
+    took = in_turn({"rank": partial(rank_anew, plan), "read": partial(read_once, plan)}, rounds)
+    if not np.array_equal(rank_anew(plan), rank_anew(other)):
+        raise SystemExit("other chunks give other images")
+    command = [sys.executable, "-c", PEAK, str(folder / "small"), "1024"]
+    grew = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    detail = (
+        f"{took['rank']:.1f} s, reading {took['read']:.1f} s, {grew:.0f} MiB (at most 600), the same in other chunks"
+    )
+    row = at_most("rank 1,281,167 × 256, against reading it once, time", took["rank"] / took["read"], 1.4, detail)
+    return Row(row.name, row.ratio, row.target, row.met and grew <= 600, row.detail)
