@@ -33,7 +33,12 @@ print((peak_kib() - before) / 1024)
 def planned(folder: Path, block: int) -> Plan:
     """Make a plan for AlexNet's conv5, whose store is in a folder."""
     return plan_run(
-        folder, "configs/imagenet-alexnet.toml", network__weights="random", mine__layers="5", mine__block=block
+        folder,
+        "configs/imagenet-alexnet.toml",
+        data__path="photos",
+        network__weights="random",
+        mine__layers="5",
+        mine__block=block,
     )
 
 
