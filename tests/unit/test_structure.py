@@ -9,7 +9,7 @@ from stages.runner import STAGES
 from tests.conftest import REPOSITORY
 
 MODULES = sorted([*(REPOSITORY / "pipeline").rglob("*.py"), *(REPOSITORY / "stages").rglob("*.py")])
-PURE = ("ranking", "receptive_field", "deconvnet", "figures", "taps", "decode", "graph", "stream")
+PURE = ("ranking", "receptive_field", "deconvnet", "figures", "taps", "decode", "graph", "stream", "classifier")
 
 
 def imported(path: Path) -> set[str]:
@@ -36,6 +36,8 @@ def test_imports_go_one_way(path):
         assert "stages" not in top_level(path)
     if name != "pipeline/store":
         assert "zarr" not in top_level(path)
+    if name != "pipeline/plots":
+        assert "matplotlib" not in top_level(path)
     if name != "pipeline/cluster":
         assert "distributed" not in top_level(path)
     if name in {f"pipeline/{pure}" for pure in PURE}:
