@@ -199,7 +199,7 @@ def occlusion(title: str, rows: Sequence[Occluded], crop: int, step: int) -> Fig
                 row.activity,
                 crop,
                 step,
-                f"(b) activity of {row.filter}{bare}{row.uncovered[0]:.3g}",
+                f"(b) activity of {row.filter}{bare}{_number(row.uncovered[0])}",
                 "sum over the map",
             )
             line[2].imshow(_mosaic([row.projection, *row.patches], 2))
@@ -210,7 +210,7 @@ def occlusion(title: str, rows: Sequence[Occluded], crop: int, step: int) -> Fig
                 row.probability,
                 crop,
                 step,
-                f"(d) probability of {row.followed}{bare}{row.uncovered[1]:.3g}",
+                f"(d) probability of {row.followed}{bare}{_number(row.uncovered[1])}",
                 "probability",
             )
             _classes(line[4], row, crop, step)
@@ -304,7 +304,16 @@ def _columns(count: int) -> int:
     return next((columns for columns in fitting if count % columns == 0), int(np.ceil(np.sqrt(count * 1.2))))
 
 
-def shortened(text: str, length: int = 20) -> str:
+def _number(value: float) -> str:
+    """Write a number without an exponent, where it is large.
+
+    >>> _number(12431.7), _number(0.0123456)
+    ('12,432', '0.0123')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def shortened(text: str, length: int = 24) -> str:
     """Leave out what a label has no room for.
 
     >>> shortened("entertainment center", 16)
