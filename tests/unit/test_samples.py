@@ -17,7 +17,7 @@ def store(tmp_path_factory):
         path.write_bytes(encode(noise(i)) if i != 3 else b"no image")
     plan = plan_run(folder, data__path=folder / "data", mine__layers="1")
     run_stages(plan, "index")
-    with pytest.raises(InputError, match="no image of store .* is mined yet"):
+    with pytest.raises(InputError, match=r"no image of store .* is mined yet"):
         choose_images(Store.open(plan.config.store), [], 2, 0)
     run_stages(plan, "mine")
     return Store.open(plan.config.store)
@@ -39,7 +39,7 @@ def test_a_random_choice_depends_on_the_seed_alone_and_leaves_damaged_images_out
 def test_keys_that_cannot_be_shown_are_named(store):
     with pytest.raises(InputError, match=r"there is no image 'x' in store .*: --images takes keys, as '0'"):
         choose_images(store, ["0", "x"], 3, 0)
-    with pytest.raises(InputError, match="image '3' of store .* is damaged or not mined yet"):
+    with pytest.raises(InputError, match=r"image '3' of store .* is damaged or not mined yet"):
         choose_images(store, ["3"], 3, 0)
 
 
