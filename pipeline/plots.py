@@ -25,6 +25,7 @@ except ImportError as error:
 SUFFIXES = (".png", ".pdf", ".csv")
 DPI = 150
 COLOURS = [*matplotlib.color_sequences["tab10"]]
+FILTER_INCHES = 0.65  # of a filter of the first layer
 OTHERS = (0.85, 0.85, 0.85)
 SHOWN_CLASSES = len(COLOURS)  # of a map of classes; the rarer ones share one colour
 DEAD = "#d62728"
@@ -33,7 +34,6 @@ STYLE: Any = {
     "axes.titlesize": 9,
     "legend.fontsize": 8,
     "text.parse_math": False,  # keys and class names may have dollars
-    "image.interpolation": "none",
     "image.cmap": "viridis",
     "savefig.dpi": DPI,
     "pdf.fonttype": 42,  # text stays text
@@ -116,7 +116,7 @@ def save(figure: Figure, folder: Path, stem: str, columns: Sequence[str], rows: 
     folder.mkdir(parents=True, exist_ok=True)
     with _style():
         figure.savefig(folder / f"{stem}.png", metadata={"Software": None})
-        figure.savefig(folder / f"{stem}.pdf", metadata={"CreationDate": None})
+        figure.savefig(folder / f"{stem}.pdf", dpi=2 * DPI, metadata={"CreationDate": None})
     with (folder / f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)
@@ -178,9 +178,13 @@ def invariance(title: str, names: Sequence[str], headings: Sequence[str], rows: 
 def first_layer(title: str, banks: Sequence[Bank]) -> Figure:
     """Draw Figure 6: the filters of one network or two, side by side; dead ones in red frames."""
     with _style():
-        figure = Figure(figsize=(6.6 * len(banks), 6 * max(map(_height, banks)) + 1), layout="constrained")
+        columns = [_columns(len(bank.filters)) for bank in banks]
+        rows = [-(-len(bank.filters) // own) for bank, own in zip(banks, columns, strict=True)]
+        size = FILTER_INCHES * sum(columns) + 0.6 * len(banks), FILTER_INCHES * max(rows) + 1.2
+        figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title)
-        for axes, bank in zip(figure.subplots(1, len(banks), squeeze=False)[0], banks, strict=True):
+        panels = figure.subplots(1, len(banks), squeeze=False, width_ratios=columns)[0]
+        for axes, bank in zip(panels, banks, strict=True):
             _bank(axes, bank)
     return figure
 
@@ -218,7 +222,7 @@ def occlusion(title: str, rows: Sequence[Occluded], crop: int, step: int) -> Fig
 
 
 def _heat(axes: Axes, values: np.ndarray, crop: int, step: int, title: str, unit: str) -> None:
-    drawn = axes.imshow(values, extent=_extent(values, step))
+    drawn = axes.imshow(values, interpolation="none", extent=_extent(values, step))
     axes.figure.colorbar(drawn, ax=axes, label=unit, fraction=0.046, pad=0.03)  # as high as the map
     axes.set(title=title, xlabel="x of the square's centre [pixels]", ylabel="y [pixels]")
     axes.set(xlim=(0, crop), ylim=(crop, 0))
@@ -233,12 +237,12 @@ def _classes(axes: Axes, row: Occluded, crop: int, step: int) -> None:
         index[row.likely == number] = i
     colours = ListedColormap([*COLOURS[: len(listed)], OTHERS])
     norm = BoundaryNorm(np.arange(len(listed) + 2) - 0.5, len(listed) + 1)
-    axes.imshow(index, cmap=colours, norm=norm, extent=_extent(index, step))
+    axes.imshow(index, interpolation="none", cmap=colours, norm=norm, extent=_extent(index, step))
     axes.set(title="(e) most likely class", xlabel="x of the square's centre [pixels]", ylabel="y [pixels]")
     axes.set(xlim=(0, crop), ylim=(crop, 0))
     handles = [Patch(color=COLOURS[i], label=shortened(row.names[number])) for i, number in enumerate(listed)]
     if len(numbers) > len(listed):
-        handles.append(Patch(color=OTHERS, label=f"{len(numbers) - len(listed)} others"))
+        handles.append(Patch(color=OTHERS, label=f"{len(numbers) - len(listed)} more"))
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=1)
 
 
@@ -261,16 +265,10 @@ def _thumbnails(axes: Axes, row: Curves, names: Sequence[str]) -> None:
     axes.set_xlabel(row.axis)
 
 
-def _height(bank: Bank) -> float:
-    """Give the height of a bank's picture as a part of its width."""
-    columns = _columns(len(bank.filters))
-    return -(-len(bank.filters) // columns) / columns
-
-
 def _bank(axes: Axes, bank: Bank) -> None:
     count, height, width = bank.filters.shape[:3]
     columns = _columns(count)
-    axes.imshow(_mosaic(list(bank.filters), columns))
+    axes.imshow(_mosaic(list(bank.filters), columns), interpolation="none")
     step = height + _gap(height), width + _gap(width)
     for number in np.nonzero(bank.dead)[0]:
         place = number % columns * step[1] - 1, number // columns * step[0] - 1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .classifier import Answer, Classifier, classify
 from .cluster import abandoned
 from .device import repeatable, side_by_side
+from .errors import WorkError
 from .networks import Architecture
 from .plan import Plan
 from .stream import ahead
@@ -140,8 +141,7 @@ def run_variants(
 ) -> Generator[Result, None, None]:
     """Run variants of an image through the network, in batches of ``mine.batch``; give what ``read`` takes of each.
 
-    The image as it is leads every batch: what is compared with it has gone the same way, to the last bit. It ends
-    early in a task that nobody waits for any more.
+    The image as it is leads every batch: what is compared with it has gone the same way, to the last bit.
 
     Parameters
     ----------
@@ -151,6 +151,11 @@ def run_variants(
         Makes a variant of it.
     read : callable
         Takes what is wanted of a batch, whose first image is the one as it is.
+
+    Raises
+    ------
+    WorkError
+        Nobody waits any more for the task that it runs in.
     """
     size = max(1, plan.config.mine.batch - 1)
     batches = [variants[start : start + size] for start in range(0, len(variants), size)]
@@ -159,7 +164,7 @@ def run_variants(
     with closing(ahead(work, batches, forwards, forwards + 1)) as worked:
         for result in worked:
             if abandoned():
-                return
+                raise WorkError("nobody waits for this image any more")
             yield result
 
 

@@ -134,7 +134,8 @@ Images = Annotated[str | None, typer.Option(help="Keys of images: key1,key2. Def
 def _evolution(settings: RunConfig, filters: Filters = None) -> None:
     from pipeline.plan import make_plan, plan_checkpoints
 
-    from .runner import WRITERS, evolution
+    from .evolution import evolution
+    from .runner import WRITERS
     from .tile import check_filters
 
     _check_figures()
@@ -151,7 +152,7 @@ def _evolution(settings: RunConfig, filters: Filters = None) -> None:
     "invariance", "Figure 5: features and class of a few images, translated, scaled, rotated.", without=("layer",)
 )
 def _invariance(settings: RunConfig, images: Images = None) -> None:
-    from .runner import invariance
+    from .invariance import invariance
 
     _draw(settings, "invariance", partial(invariance, keys=_keys(images)))
 
@@ -163,7 +164,7 @@ def _first_layer(
 ) -> None:
     from pipeline.plan import make_plan
 
-    from .runner import first_layer
+    from .first_layer import first_layer
 
     second = make_plan(read_config(beside)) if beside else None
     _draw(settings, "first-layer", partial(first_layer, beside=second))
@@ -176,7 +177,7 @@ def _occlusion(
     side: Annotated[int | None, typer.Option(min=1, help="Of the square, in pixels: a quarter of the input.")] = None,
     step: Annotated[int | None, typer.Option(min=1, help="From place to place, in pixels: input / 28.")] = None,
 ) -> None:
-    from .runner import occlusion
+    from .occlusion import occlusion
 
     drawn = partial(occlusion, keys=_keys(images), side=side, step=step)
     _draw(settings, "occlusion", drawn, deepest=True)

@@ -32,9 +32,7 @@ class Strongest:
     projection: np.ndarray | None
 
 
-def evolution(
-    plan: Plan, pool: Pool, checkpoints: Sequence[Plan] = (), filters: Sequence[int] = ()
-) -> Iterator[Progress]:
+def evolution(plan: Plan, pool: Pool, checkpoints: Sequence[Plan], filters: Sequence[int] = ()) -> Iterator[Progress]:
     """Draw the layers asked for; always done again.
 
     Parameters

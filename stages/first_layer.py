@@ -68,8 +68,8 @@ def _read(plan: Plan) -> tuple[Layer, np.ndarray, np.ndarray, np.ndarray]:
 
 def _bank_title(plan: Plan, layer: Layer, dead: np.ndarray, largest: float) -> str:
     images, height, width = Store.open(plan.config.store).images, layer.field.y.size, layer.field.x.size
-    share = f"{dead.sum()} of {len(dead)} dead ({dead.mean():.0%})"
+    share = f"{dead.sum()} of {len(dead)} filters dead ({dead.mean():.0%})"
     return (
         f"{plan.config.network.name} · {layer.name} · {height}×{width} pixels, stride {layer.field.y.stride}\n"
-        f"{share} on {plan.dataset.name}, {images:,} images · full contrast = weight ±{largest:.3g}"
+        f"{share} on {plan.dataset.name}, {images:,} images\nfull contrast = weight ±{largest:.3g}"
     )

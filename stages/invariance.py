@@ -100,8 +100,6 @@ def sweep_image(sample: Sample, plan: Plan, classifier: Classifier, layer: Layer
             return transform(image, own, value)
 
         parts = list(run_variants(plan, classifier, {"first": layer.tap}, pixels, own.values, make, _compare, threads))
-        if not parts:  # nobody waits for it any more
-            return []
         first, hidden, probability = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         pictures = [picture(transform(pixels, own, value), architecture) for value in own.shown]
         sweeps.append(Sweep(first, hidden, probability, np.stack(pictures)))

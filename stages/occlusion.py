@@ -111,7 +111,7 @@ def occlusion(
     responses: dict[int, Response] = {}
     yield Progress("occlusion", 0, len(samples), "images")
     for finished in pool.run(occlude_image, samples, plan, classifier, layer, square, pool.threads):
-        if finished and finished[1]:
+        if finished:
             responses[finished[0].image] = finished[1]
             yield Progress("occlusion", len(responses), len(samples), "images")
     rows: list[Occluded] = []
@@ -127,7 +127,7 @@ def occlusion(
 
 def occlude_image(
     sample: Sample, plan: Plan, classifier: Classifier, layer: Layer, square: Square, threads: int
-) -> Response | None:
+) -> Response:
     """Run an image with the square at every place (a task)."""
     store, crop = Store.open(plan.config.store), plan.config.decode.crop
     source = read_images(store, plan.dataset, np.array([sample.image]), plan.config, threads)
@@ -145,8 +145,6 @@ def occlude_image(
         return activity.cpu().numpy(), answer.probability[1:].cpu().numpy()
 
     parts = list(run_variants(plan, classifier, taps, pixels[0], _places(crop, square), make, read, threads))
-    if not parts:  # nobody waits for it any more
-        return None
     activity, probability = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     side = len(square_centres(crop, square.step))
     return Response(

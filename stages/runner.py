@@ -10,13 +10,9 @@ from pipeline.plan import Plan
 from pipeline.store import Store
 
 from .deconvolve import deconvolve
-from .evolution import evolution
-from .first_layer import first_layer
 from .gallery import gallery
 from .index import index
-from .invariance import invariance
 from .mine import mine
-from .occlusion import occlusion
 from .progress import Progress
 from .rank import rank
 from .tile import tile
@@ -24,13 +20,7 @@ from .tile import tile
 Stage = Callable[[Plan, Pool], Iterator[Progress]]
 
 WRITERS: dict[str, Stage] = {"index": index, "mine": mine, "rank": rank, "deconvolve": deconvolve}  # of the store
-FIGURES: dict[str, Stage] = {  # of the paper, beside Figure 2, which tile draws
-    "evolution": evolution,
-    "invariance": invariance,
-    "first_layer": first_layer,
-    "occlusion": occlusion,
-}
-STAGES: dict[str, Stage] = {**WRITERS, "tile": tile, "gallery": gallery, **FIGURES}
+STAGES: dict[str, Stage] = {**WRITERS, "tile": tile, "gallery": gallery}
 
 
 def run(plan: Plan, pool: Pool, stages: dict[str, Stage] = STAGES) -> Generator[Progress, None, None]:

@@ -30,7 +30,7 @@ def occluded(classes):
 
 @pytest.mark.parametrize(
     ("classes", "labels"),
-    [(1, ["class 0"]), (10, [f"class {n}" for n in range(10)]), (13, [*(f"class {n}" for n in range(10)), "3 others"])],
+    [(1, ["class 0"]), (10, [f"class {n}" for n in range(10)]), (13, [*(f"class {n}" for n in range(10)), "3 more"])],
 )
 def test_the_legend_names_the_most_frequent_classes(tmp_path, classes, labels):
     figure = plots.occlusion("title", [occluded(classes)], 96, 8)
