@@ -36,6 +36,7 @@ class NetworkConfig(_Section):
     std: tuple[float, float, float] | None = Field(None, description="of RGB/255; the network's own unless given")
     weights: str = Field("random", description="bundled, torchvision, random, or a .safetensors, .npz or .pth file")
     seed: int = Field(0, ge=0, lt=2**63, description="of random weights")
+    checkpoints: tuple[str, ...] = Field((), description="weights in the order of training, for `topnine evolution`")
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -232,14 +233,18 @@ def absolute(config: RunConfig) -> dict[str, Any]:
     """Give a configuration as a store records it: with it, the run can be done again from any folder."""
     tables = config.model_dump(mode="json", exclude={"store", "cluster"})
     network, data = tables["network"], tables["data"]
-    if network["weights"] not in ("bundled", "torchvision", "random"):
-        network["weights"] = str(Path(network["weights"]).absolute())
+    network["weights"] = _absolute_weights(network["weights"])
+    network["checkpoints"] = [_absolute_weights(weights) for weights in network["checkpoints"]]
     if data["path"] != "photos" and "://" not in data["path"]:
         data["path"] = str(Path(data["path"]).absolute())
     for key in ("labels", "classes"):
         if data[key] and "://" not in data[key]:
             data[key] = str(Path(data[key]).absolute())
     return tables
+
+
+def _absolute_weights(weights: str) -> str:
+    return weights if weights in ("bundled", "torchvision", "random") else str(Path(weights).absolute())
 
 
 def read_config(path: str, changes: Mapping[str, str] = {}, cluster: str | None = None) -> RunConfig:

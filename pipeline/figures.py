@@ -42,6 +42,12 @@ class Cell:
     filled: np.ndarray
 
 
+def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose a random subset of the live filters, in the order of their numbers; the same for the same seed."""
+    chosen = np.random.default_rng(seed).permutation(live)[:count]
+    return np.sort(chosen)
+
+
 def contrast(projection: np.ndarray, quantile: float = 0.995) -> np.ndarray:
     """Draw a projection on mid grey: uint8 of the same shape.
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from torch import nn
+
 from .errors import InputError
 from .graph import Graph
 from .receptive_field import ReceptiveField, receptive_field
@@ -103,3 +106,19 @@ def convolutions(graph: Graph) -> list[str]:
     """Give the module paths of every convolution, in the order in which the network runs them."""
     found = {value: path for path, value in graph.outputs.items() if graph.operations[value - 1].name == "conv2d"}
     return [found[value] for value in sorted(found)]
+
+
+def pixel_weights(network: nn.Module, layer: Layer) -> np.ndarray | None:
+    """Give the weights (filter, rgb, y, x) of a convolution that works on the image itself; None of any other layer."""
+    weight = getattr(network.get_submodule(layer.module), "weight", None)
+    if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
+        return None
+    return weight.float().cpu().numpy()
+
+
+def first_convolution(graph: Graph, numbered: Mapping[str, str]) -> Layer:
+    """Give the first convolution of a network as a layer; InputError if it has none."""
+    layers = find_layers(graph, numbered, "every") if convolutions(graph) else []
+    if not layers:
+        raise InputError("the network has no convolution: there is no first layer to draw.")
+    return layers[0]

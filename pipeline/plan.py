@@ -15,7 +15,7 @@ from . import device, networks, shards
 from .config import RunConfig
 from .deconvnet import Rules
 from .errors import InputError
-from .graph import trace
+from .graph import Graph, trace
 from .labels import Classes, read_classes
 from .layers import Layer, find_layers
 from .shards import photos
@@ -56,6 +56,11 @@ class Plan:
     def network(self) -> networks.Network:
         """Load the network, once a process."""
         return networks.load(self.config.network, self.device)
+
+    def graph(self) -> Graph:
+        """Trace the network, at the size of its input."""
+        crop = self.config.decode.crop
+        return trace(self.network().module, torch.zeros(1, 3, crop, crop, device=self.device))
 
     def classes(self) -> Classes | None:
         """Read the classes that ``data.classes`` names, if it names any."""
@@ -169,6 +174,33 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     if Store.exists(config.store):
         check_store(plan, Store.open(config.store))
     return plan
+
+
+def plan_checkpoints(config: RunConfig) -> list[Plan]:
+    """Plan a run for every one of ``network.checkpoints``, each into a store of its own beside the run's figures.
+
+    Raises
+    ------
+    InputError
+        There are none, or two whose files have one name; and what ``make_plan`` raises.
+    """
+    names = [Path(weights).stem for weights in config.network.checkpoints]
+    if not names:
+        raise InputError(
+            "no checkpoints are named: network.checkpoints is a list of weights files in the order of training."
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"two of network.checkpoints have the name {name!r}, by which their stores are told apart: rename one."
+            )
+    folder = run_folder(config.store)
+    plans = []
+    for name, weights in zip(names, config.network.checkpoints, strict=True):
+        network = config.network.model_copy(update={"weights": weights, "checkpoints": ()})
+        store = str(folder / "checkpoints" / f"{name}.zarr")
+        plans.append(make_plan(config.model_copy(update={"network": network, "store": store}), folder / "shards"))
+    return plans
 
 
 def check_store(plan: Plan, store: Store) -> None:

@@ -31,12 +31,12 @@ class Tap:
         Name of that operation: ``relu``, ``cat`` of rectified maps, ``batch_norm`` where no activation function
         comes before the next sum.
     shape : tuple of int
-        filter, row, column.
+        filter, row, column; of what is no map, whatever it is without the image.
     """
 
     operation: int
     follows: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
 
 def find_tap(graph: Graph, module: str) -> Tap:

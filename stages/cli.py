@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +22,11 @@ from pipeline.config import RunConfig, read_config
 from pipeline.errors import InputError, TopnineError, WorkError
 
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+    from .runner import Stage
 
 app = typer.Typer(
     help="Find and draw what the filters of a convolutional network look for in your images.",
@@ -66,11 +72,12 @@ def _settings(
     return read_config(config, settings, cluster)
 
 
-def _command(name: str, help: str) -> Callable[[Callable[..., None]], None]:
-    """Make a command of a function of a RunConfig and its own options: ``_settings`` gives the other options."""
+def _command(name: str, help: str, without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], None]:
+    """Make a command of a function of a RunConfig and its own options: ``_settings`` gives the others but some."""
 
     def decorate(function: Callable[..., None]) -> None:
-        common = inspect.signature(_settings, eval_str=True).parameters
+        options = inspect.signature(_settings, eval_str=True).parameters
+        common = {name: option for name, option in options.items() if name not in without}
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
         def command(**options: Any) -> None:
@@ -118,6 +125,62 @@ def _tile(settings: RunConfig, filters: Filters = None, filter: Filter = None, g
 @_command("gallery", "Write a static page over the sheets.")
 def _gallery(settings: RunConfig) -> None:
     _run(settings, ["gallery"])
+
+
+Images = Annotated[str | None, typer.Option(help="Keys of images: key1,key2. Default: a seeded random few.")]
+
+
+@_command("evolution", "Figure 4: a few filters' strongest activations over network.checkpoints.")
+def _evolution(settings: RunConfig, filters: Filters = None) -> None:
+    from pipeline.plan import make_plan, plan_checkpoints
+
+    from .evolution import evolution
+    from .runner import WRITERS
+    from .tile import check_filters
+
+    _check_figures()
+    checkpoints, made, numbers = plan_checkpoints(settings), make_plan(settings), _numbers(filters)
+    made.check_rule()
+    check_filters(made, numbers)
+    draw = partial(evolution, checkpoints=checkpoints, filters=numbers)
+    runs = [(Path(own.config.store).stem, own, WRITERS) for own in checkpoints]
+    _drive(settings, [*runs, ("", made, {"evolution": draw})])
+    _print_figures(made, [f"evolution-layer{layer.title}" for layer in made.layers])
+
+
+@_command(
+    "invariance", "Figure 5: features and class of a few images, translated, scaled, rotated.", without=("layer",)
+)
+def _invariance(settings: RunConfig, images: Images = None) -> None:
+    from .invariance import invariance
+
+    _draw(settings, "invariance", partial(invariance, keys=_keys(images)))
+
+
+@_command("first-layer", "Figure 6: the first layer's filters on one scale.", without=("layer",))
+def _first_layer(
+    settings: RunConfig,
+    beside: Annotated[str | None, typer.Option(help="The TOML configuration of a second network, mined, too.")] = None,
+) -> None:
+    from pipeline.plan import make_plan
+
+    from .first_layer import first_layer
+
+    second = make_plan(read_config(beside)) if beside else None
+    _draw(settings, "first-layer", partial(first_layer, beside=second))
+
+
+@_command("occlusion", "Figure 7: a grey square over a few images, for the deepest layer.")
+def _occlusion(
+    settings: RunConfig,
+    images: Images = None,
+    side: Annotated[int | None, typer.Option(min=1, help="Of the square, in pixels: a quarter of the input.")] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="From place to place, in pixels: input / 28.")] = None,
+) -> None:
+    from .occlusion import occlusion
+
+    drawn = partial(occlusion, keys=_keys(images), side=side, step=step)
+    _draw(settings, "occlusion", drawn, deepest=True)
 
 
 @_command("plan", "Tell what a run would do: images, blocks, bytes and time. Nothing is written.")
@@ -230,12 +293,10 @@ def _run(
     grid: int | None = None,
 ) -> None:
     # Imported here: torch and dask take seconds, `topnine --help` and wrong options should not.
-    from pipeline.cluster import connect
     from pipeline.plan import make_plan
     from pipeline.store import Store
 
     from .runner import STAGES
-    from .runner import run as run_stages
     from .tile import check_filters
     from .tile import tile as draw
 
@@ -251,18 +312,60 @@ def _run(
     chosen = {name: STAGES[name] for name in stages}
     if "tile" in chosen:
         chosen["tile"] = partial(draw, filters=numbers, single=filter, grid=grid)
+    _drive(settings, [("", made, chosen)])
+    _summary(made, stages, filter, grid)
+
+
+def _drive(settings: RunConfig, runs: list[tuple[str, Plan, dict[str, Stage]]]) -> None:
+    """Run the stages of plans, one plan after the other, on the same workers; progress has the name of its plan."""
+    from pipeline.cluster import connect
+
+    from .runner import run as run_stages
+
     try:
-        with _show() as show, connect(settings.cluster) as pool, closing(run_stages(made, pool, chosen)) as running:
+        with _show() as show, connect(settings.cluster) as pool:
             dashboard = ""
-            for progress in running:
-                if pool.dashboard != dashboard:
-                    dashboard = pool.dashboard
-                    print(f"dashboard: {dashboard}", file=sys.stderr, flush=True)
-                show(progress)
+            for name, made, stages in runs:
+                with closing(run_stages(made, pool, stages)) as running:
+                    for progress in running:
+                        if pool.dashboard != dashboard:
+                            dashboard = pool.dashboard
+                            print(f"dashboard: {dashboard}", file=sys.stderr, flush=True)
+                        show(replace(progress, stage=f"{name} {progress.stage}".strip()))
     except KeyboardInterrupt:
         print("interrupted: what is done is kept, the same command goes on from there.", file=sys.stderr)
         raise typer.Exit(130) from None
-    _summary(made, stages, filter, grid)
+
+
+def _draw(settings: RunConfig, name: str, stage: Stage, deepest: bool = False) -> None:
+    """Draw one of the paper's other figures from a store."""
+    from pipeline.plan import make_plan
+    from pipeline.store import Store
+
+    _check_figures()
+    Store.open(settings.store)
+    made = make_plan(settings)
+    if deepest:
+        made.check_rule()
+    _drive(settings, [("", made, {name: stage})])
+    _print_figures(made, [f"{name}-layer{made.layers[-1].title}" if deepest else name])
+
+
+def _check_figures() -> None:
+    """Raise InputError, before anything is computed, where there is no matplotlib."""
+    import pipeline.plots  # noqa: F401
+
+
+def _print_figures(plan: Plan, stems: list[str]) -> None:
+    from pipeline.plots import SUFFIXES
+
+    for stem in stems:
+        for suffix in SUFFIXES:
+            print(plan.folder / "figures" / f"{stem}{suffix}")
+
+
+def _keys(text: str | None) -> list[str]:
+    return [key.strip() for key in (text or "").split(",") if key.strip()]
 
 
 def _numbers(text: str | None) -> list[int]:
@@ -272,7 +375,7 @@ def _numbers(text: str | None) -> list[int]:
         raise InputError(f"--filters {text} is not a list of numbers: --filters 3,17,40.") from None
 
 
-def _summary(plan, stages: list[str], filter: int | None, grid: int | None) -> None:  # type: ignore[no-untyped-def]
+def _summary(plan: Plan, stages: list[str], filter: int | None, grid: int | None) -> None:
     from pipeline.store import Store
 
     from .report import status as report

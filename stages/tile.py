@@ -13,7 +13,7 @@ from pipeline import figures
 from pipeline.cluster import Pool
 from pipeline.errors import InputError
 from pipeline.figures import Cell
-from pipeline.layers import Layer
+from pipeline.layers import Layer, pixel_weights
 from pipeline.patches import cut, read_images, windows
 from pipeline.plan import Plan
 from pipeline.ranking import top
@@ -60,12 +60,6 @@ def sheet_paths(plan: Plan, layer: Layer, single: int | None = None, grid: int |
     return [plan.folder / "figures" / name for name in names]
 
 
-def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Choose a random subset of the live filters, in the order of their numbers; the same for the same seed."""
-    chosen = np.random.default_rng(seed).permutation(live)[:count]
-    return np.sort(chosen)
-
-
 def _draw(
     plan: Plan, pool: Pool, store: Store, layer: Layer, filters: Sequence[int], single: int | None, grid: int | None
 ) -> Iterator[tuple[str, Image.Image, str]]:
@@ -85,7 +79,9 @@ def _draw(
         return
     rows, columns = figures.PAPER_GRIDS.get(layer.number or 0, figures.OTHER_GRID)
     ranked = store.read_ranking(layer.name).image[:, 0] >= 0
-    chosen = list(filters) or choose_filters(np.nonzero(ranked)[0], rows * columns, plan.config.tile.seed).tolist()
+    chosen = (
+        list(filters) or figures.choose_filters(np.nonzero(ranked)[0], rows * columns, plan.config.tile.seed).tolist()
+    )
     if not chosen:
         raise InputError(f"no filter of layer {layer.name} is active on any image: there is nothing to draw.")
     yield (
@@ -109,11 +105,7 @@ def check_filters(plan: Plan, filters: Sequence[int]) -> None:
 
 
 def _pixel_weights(plan: Plan, layer: Layer) -> np.ndarray | None:
-    """Give the weights (filter, rgb, y, x) of a convolution that works on the image itself; None of any other layer."""
-    weight = getattr(plan.network().module.get_submodule(layer.module), "weight", None)
-    if layer.number != 1 or weight is None or weight.ndim != 4 or weight.shape[1] != 3:
-        return None
-    return weight.float().cpu().numpy()
+    return pixel_weights(plan.network().module, layer) if layer.number == 1 else None
 
 
 def _facts(plan: Plan, store: Store, layer: Layer) -> dict[str, str]:

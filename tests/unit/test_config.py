@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from pipeline.config import read_config
+from pipeline.config import absolute, read_config
 from pipeline.errors import InputError
 from tests.conftest import REPOSITORY
 
@@ -14,6 +16,12 @@ def test_the_store_is_named_after_the_configuration():
 def test_changes_are_toml_values_or_text():
     config = read_config(DEMO, {"mine.block": "7", "mine.layers": "1 3", "data.path": '"x y"'})
     assert (config.mine.block, config.mine.layers, config.data.path) == (7, "1 3", "x y")
+
+
+def test_a_store_records_checkpoints_by_absolute_paths():
+    config = read_config(DEMO, {"network.checkpoints": '["random", "a/b.pth", "/c.npz"]'})
+    assert absolute(config)["network"]["checkpoints"] == ["random", f"{os.getcwd()}/a/b.pth", "/c.npz"]
+    assert absolute(read_config(DEMO))["network"]["checkpoints"] == []
 
 
 def test_a_cluster_file_takes_the_place_of_the_cluster_table(tmp_path):

@@ -156,3 +156,17 @@ def test_squeezenet_is_as_accurate_as_published_weights_are_here(test_data):
         NetworkConfig(name="squeezenet1_0", weights=str(test_data / "weights/squeezenet1_0.safetensors"), seed=0), "cpu"
     )
     assert accuracy(network, test_data / "data/imagenet-500", 256, 224) == pytest.approx(0.616, abs=0.01)
+
+
+def test_tiny_zfnets_average_pooling_changes_nothing_at_the_size_it_was_trained_on():
+    network = load(NetworkConfig(name="tiny_zfnet", weights="bundled"), "cpu").module
+    torch.manual_seed(0)
+    pixels = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        scores = network(pixels)
+        assert network(torch.randn(1, 3, 96, 96)).shape == (1, 200)
+        network.average = nn.Identity()
+        try:
+            assert torch.equal(network(pixels), scores)
+        finally:
+            load.cache_clear()

@@ -81,8 +81,8 @@ def test_what_is_no_spatial_map_cannot_be_mined():
 
 
 def test_a_classifier_of_another_size_does_not_hinder_the_convolutions():
-    graph = trace_shapes("tiny_zfnet", 96, 96)
-    assert find_tap(graph, "conv5").shape == (128, 12, 12)
+    graph = trace_shapes("zfnet", 160, 160)
+    assert find_tap(graph, "conv5").shape == (256, 9, 9)
     with pytest.raises(InputError, match="ends early"):
         find_tap(graph, "fc7")
 
