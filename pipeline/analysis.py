@@ -162,11 +162,7 @@ class LayerView:
         (3.0, 2, 0, (3, 3, 3), (3, 3, 3), (0, 1, 3, 4))
         """
         self._check_filter(filter)
-        if self._store.fingerprint("rank", self.name) is None:
-            raise InputError(
-                f"layer {self.name} of {self._store.path} is not ranked yet, {self.mined:.0%} of its images are mined: "
-                "`topnine run` goes on, and rank() ranks those."
-            )
+        self._check_ranked()
         ranking = self._store.read_ranking(self.name, slice(filter, filter + 1))
         image = ranking.image[0][ranking.image[0] >= 0]
         keys, labels = self._store.image_columns(("key", "label"), image)
@@ -213,6 +209,52 @@ class LayerView:
                 best = merge([best, top(activation, rows.start, k)], k)
         return best
 
+    def table(self) -> dict[str, np.ndarray]:
+        """Give every filter's strongest activations as columns, a row a filter and rank; empty ranks are left out.
+
+        Returns
+        -------
+        dict of str to ndarray (row)
+            ``layer``, ``filter``, ``rank``, ``activation``, ``image`` (its id), ``key``, ``label`` (-1 where it is
+            unknown), ``class_name`` (empty where it is), ``row`` and ``column`` (where in the map), and ``box_top``,
+            ``box_left``, ``box_bottom``, ``box_right`` (of the patch in pixels of the network's input; -1 where the
+            layer is not deconvolved).
+
+        Raises
+        ------
+        InputError
+            The layer is not ranked yet.
+
+        Examples
+        --------
+        >>> table = open_run(store).layer(1).table()
+        >>> table["filter"].tolist()
+        [0, 0, 0, 2, 2, 2, 2, 3, 3, 3]
+        >>> table["key"][3:5].tolist(), table["class_name"][3:5].tolist(), table["box_bottom"][3:5].tolist()
+        (['cat-1', 'dog-0'], ['cat', 'dog'], [3, 3])
+        """
+        self._check_ranked()
+        ranking = self._store.read_ranking(self.name)
+        filter, rank = np.nonzero(ranking.image >= 0)
+        image = ranking.image[filter, rank]
+        keys, labels = self._store.image_columns(("key", "label"), image)
+        names = [self._images.class_name(label) for label in labels]
+        deconvolved = self._store.fingerprint("deconvolve", self.name) is not None
+        box = self._store.read_layer(self.name, "box")[filter, rank] if deconvolved else np.full((len(image), 4), -1)
+        return {
+            "layer": np.full(len(image), self.name, object),
+            "filter": filter.astype(np.int32),
+            "rank": rank.astype(np.int32),
+            "activation": ranking.activation[filter, rank],
+            "image": image,
+            "key": np.array(keys, object),
+            "label": labels,
+            "class_name": np.array(names, object),
+            "row": ranking.row[filter, rank],
+            "column": ranking.column[filter, rank],
+            **{f"box_{side}": box[:, i].astype(np.int32) for i, side in enumerate(("top", "left", "bottom", "right"))},
+        }
+
     def dataset(self) -> Dataset:
         """Give all arrays of the layer as one lazy ``xarray.Dataset`` (extra ``analysis``)."""
         return _dataset(self._store, f"layers/{self.name}")
@@ -233,6 +275,13 @@ class LayerView:
     def _check_filter(self, filter: int) -> None:
         if not 0 <= filter < self.filters:
             raise InputError(f"layer {self.name} has no filter {filter}: its filters are 0 to {self.filters - 1}.")
+
+    def _check_ranked(self) -> None:
+        if self._store.fingerprint("rank", self.name) is None:
+            raise InputError(
+                f"layer {self.name} of {self._store.path} is not ranked yet, {self.mined:.0%} of its images are mined: "
+                "`topnine run` goes on, and rank() ranks those."
+            )
 
     def _check_images(self, where: np.ndarray | None) -> np.ndarray:
         images = len(self._images)
