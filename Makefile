@@ -65,5 +65,5 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[demo,figures,parquet,s3,slurm,test]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[analysis,demo,figures,parquet,s3,slurm,test]'
 	touch $@

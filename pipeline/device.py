@@ -95,4 +95,5 @@ def _stream(device: str) -> AbstractContextManager[object]:
         return nullcontext()
     if not hasattr(_own, "stream"):
         _own.stream = torch.cuda.Stream(device)
+    _own.stream.wait_stream(torch.cuda.default_stream(device))  # what others put there may be read
     return torch.cuda.stream(_own.stream)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import zarr
@@ -21,10 +21,12 @@ from zarr.core.sync import sync
 
 from . import schema
 from .errors import InputError
-from .layers import Layer
 from .ranking import Figures, Top
 from .schema import Spec
 from .shards.files import describe, is_url
+
+if TYPE_CHECKING:  # a store can be read without torch
+    from .layers import Layer
 
 SCHEMA = 2
 PENDING, OK, UNDECODABLE = range(3)  # images/status
@@ -107,6 +109,11 @@ class Store:
             sync(self._root.store.clear())
         else:
             shutil.rmtree(self.path)
+
+    @property
+    def storage(self) -> Any:
+        """What zarr reads from: for other readers of the store, as xarray."""
+        return self._root.store
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -322,6 +329,16 @@ class Store:
         names = ("activation", "image", "row", "column")
         return Ranking(*(np.asarray(self._array(f"layers/{layer}/top_{name}")[filters]) for name in names))
 
+    def write_statistics(self, layer: str, arrays: Mapping[str, np.ndarray], fingerprint: Fingerprint) -> None:
+        """Write a layer's statistics: every array of ``schema.statistics_arrays``, by name; and how many classes."""
+        self.set_fingerprint("statistics", None, layer)
+        filters = len(arrays["histogram"])
+        classes = arrays["class_mean"].shape[1] if "class_mean" in arrays else 0
+        for name, spec in schema.statistics_arrays(filters, classes).items():
+            self._create(f"layers/{layer}/{name}", spec)[:] = arrays[name].astype(spec.dtype)
+        self._group(layer).attrs["classes"] = classes
+        self.set_fingerprint("statistics", fingerprint, layer)
+
     def create_patches(self, layer: str, height: int, width: int) -> None:
         """Make a layer's empty patch, projection and box arrays, for windows of a size in pixels."""
         self.set_fingerprint("deconvolve", None, layer)
@@ -430,6 +447,7 @@ def _create_array(group: zarr.Group, path: str, spec: Spec) -> zarr.Array:
         compressors=CODECS,
         fill_value=spec.fill,
         dimension_names=spec.names,
+        attributes=dict(spec.attributes),
         overwrite=True,
     )
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .classifier import Answer, Classifier, classify
 from .cluster import abandoned
-from .device import repeatable, side_by_side
+from .device import one_batch, repeatable, side_by_side
 from .errors import WorkError
 from .networks import Architecture
 from .plan import Plan
@@ -161,7 +161,7 @@ def run_variants(
     batches = [variants[start : start + size] for start in range(0, len(variants), size)]
     forwards = side_by_side(plan.device, threads)
     work = partial(_run_batch, plan.network().module, classifier, taps, pixels, make, read)
-    with closing(ahead(work, batches, forwards, forwards + 1)) as worked:
+    with repeatable(), closing(ahead(work, batches, forwards, forwards + 1)) as worked:
         for result in worked:
             if abandoned():
                 raise WorkError("nobody waits for this image any more")
@@ -177,6 +177,6 @@ def _run_batch(
     read: Callable[[Answer], Result],
     batch: Sequence[Variant],
 ) -> Result:
-    with repeatable(), torch.inference_mode():
+    with one_batch(str(pixels.device)), torch.inference_mode():
         images = torch.stack([pixels, *(make(pixels, variant) for variant in batch)])
         return read(classify(module, images, classifier, taps))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,9 +36,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+class PictureForm(StrEnum):
+    """What sheets are written as."""
+
+    png = "png"
+    pdf = "pdf"
+    webp = "webp"
+
+
+class TableForm(StrEnum):
+    """What tables are written as."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
 Filters = Annotated[str | None, typer.Option(help="Filters to draw: 3,17,40. Default: a seeded random subset.")]
 Filter = Annotated[int | None, typer.Option(help="Draw one filter, enlarged.")]
 Grid = Annotated[int | None, typer.Option(min=1, help="With --filter: its N strongest patches as one grid.")]
+Pictures = Annotated[PictureForm, typer.Option("--format", help="Of the sheets; pdf has 300 pixels an inch.")]
 
 
 def _settings(
@@ -93,8 +111,14 @@ def _command(name: str, help: str, without: tuple[str, ...] = ()) -> Callable[[C
 
 
 @_command("run", "Run every stage: index, mine, rank, deconvolve, tile.")
-def _run_all(settings: RunConfig, filters: Filters = None, filter: Filter = None, grid: Grid = None) -> None:
-    _run(settings, ["index", "mine", "rank", "deconvolve", "tile"], filters, filter, grid)
+def _run_all(
+    settings: RunConfig,
+    filters: Filters = None,
+    filter: Filter = None,
+    grid: Grid = None,
+    form: Pictures = PictureForm.png,
+) -> None:
+    _run(settings, ["index", "mine", "rank", "deconvolve", "tile"], filters, filter, grid, form)
 
 
 @_command("index", "List the images of every shard in the store.")
@@ -112,19 +136,30 @@ def _rank(settings: RunConfig) -> None:
     _run(settings, ["rank"])
 
 
+@_command("statistics", "Histograms, classes and correlations of every filter's activations.")
+def _statistics(settings: RunConfig) -> None:
+    _run(settings, ["statistics"])
+
+
 @_command("deconvolve", "Cut the patches of these and project them back to pixels.")
 def _deconvolve(settings: RunConfig) -> None:
     _run(settings, ["deconvolve"])
 
 
 @_command("tile", "Draw the sheets.")
-def _tile(settings: RunConfig, filters: Filters = None, filter: Filter = None, grid: Grid = None) -> None:
-    _run(settings, ["tile"], filters, filter, grid)
+def _tile(
+    settings: RunConfig,
+    filters: Filters = None,
+    filter: Filter = None,
+    grid: Grid = None,
+    form: Pictures = PictureForm.png,
+) -> None:
+    _run(settings, ["tile"], filters, filter, grid, form)
 
 
 @_command("gallery", "Write a static page over the sheets.")
 def _gallery(settings: RunConfig) -> None:
-    _run(settings, ["gallery"])
+    _run(settings, ["statistics", "gallery"])
 
 
 Images = Annotated[str | None, typer.Option(help="Keys of images: key1,key2. Default: a seeded random few.")]
@@ -135,7 +170,7 @@ def _evolution(settings: RunConfig, filters: Filters = None) -> None:
     from pipeline.plan import make_plan, plan_checkpoints
 
     from .evolution import evolution
-    from .runner import WRITERS
+    from .runner import STAGES
     from .tile import check_filters
 
     _check_figures()
@@ -143,7 +178,8 @@ def _evolution(settings: RunConfig, filters: Filters = None) -> None:
     made.check_rule()
     check_filters(made, numbers)
     draw = partial(evolution, checkpoints=checkpoints, filters=numbers)
-    runs = [(Path(own.config.store).stem, own, WRITERS) for own in checkpoints]
+    stages = {name: STAGES[name] for name in ("index", "mine", "rank", "deconvolve")}
+    runs = [(Path(own.config.store).stem, own, stages) for own in checkpoints]
     _drive(settings, [*runs, ("", made, {"evolution": draw})])
     _print_figures(made, [f"evolution-layer{layer.title}" for layer in made.layers])
 
@@ -233,12 +269,26 @@ def status(
         blocks = f"{layer['done']:,} of {layer['blocks']:,} blocks mined, {layer['to_do']:,} to do"
         failed = f", {layer['failed']:,} failed" if layer["failed"] else ""
         stages = [stage if layer[stage] else f"{stage} to do" for stage in ("rank", "deconvolve")]
+        stages += ["statistics"] if layer["statistics"] else []
         print(f"  {name}: {blocks}{failed}, {', '.join(stages)}")
         for block, reason in layer["reasons"].items():
             print(f"    block {block}: {reason}")
     holder = found["holder"]
     if holder:
         print(f"a run on {holder['host']} (process {holder['pid']}) since {holder['started']}: {_pace(holder)}")
+
+
+@app.command()
+def export(
+    store: Annotated[str, typer.Argument(help="The Zarr store.")],
+    layer: Annotated[str, typer.Option("--layer", "-l", help="Number or name.")],
+    form: Annotated[TableForm, typer.Option("--format", help="Of the file.")] = TableForm.csv,
+    to: Annotated[str | None, typer.Option(help="The file: layer<N>.csv in the run's folder tables.")] = None,
+) -> None:
+    """Write a layer's strongest activations as a table: a row for every filter and rank."""
+    from .export import export as write
+
+    print(write(store, layer, form.value, to))
 
 
 @app.command()
@@ -291,6 +341,7 @@ def _run(
     filters: str | None = None,
     filter: int | None = None,
     grid: int | None = None,
+    form: PictureForm = PictureForm.png,
 ) -> None:
     # Imported here: torch and dask take seconds, `topnine --help` and wrong options should not.
     from pipeline.plan import make_plan
@@ -311,9 +362,9 @@ def _run(
     check_filters(made, [*numbers, *([] if filter is None else [filter])])
     chosen = {name: STAGES[name] for name in stages}
     if "tile" in chosen:
-        chosen["tile"] = partial(draw, filters=numbers, single=filter, grid=grid)
+        chosen["tile"] = partial(draw, filters=numbers, single=filter, grid=grid, form=form.value)
     _drive(settings, [("", made, chosen)])
-    _summary(made, stages, filter, grid)
+    _summary(made, stages, filter, grid, form.value)
 
 
 def _drive(settings: RunConfig, runs: list[tuple[str, Plan, dict[str, Stage]]]) -> None:
@@ -375,7 +426,7 @@ def _numbers(text: str | None) -> list[int]:
         raise InputError(f"--filters {text} is not a list of numbers: --filters 3,17,40.") from None
 
 
-def _summary(plan: Plan, stages: list[str], filter: int | None, grid: int | None) -> None:
+def _summary(plan: Plan, stages: list[str], filter: int | None, grid: int | None, form: str) -> None:
     from pipeline.store import Store
 
     from .report import status as report
@@ -394,7 +445,7 @@ def _summary(plan: Plan, stages: list[str], filter: int | None, grid: int | None
     print(plan.config.store)
     if "tile" in stages:
         for layer in plan.layers:
-            for path in sheet_paths(plan, layer, filter, grid):
+            for path in sheet_paths(plan, layer, filter, grid, form):
                 print(path)
     if "gallery" in stages:
         print(plan.folder / "gallery" / "index.html")

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.classifier import Answer, Classifier, classify, find_classifier
 from pipeline.cluster import Pool
 from pipeline.deconvnet import project
-from pipeline.device import repeatable
+from pipeline.device import one_batch, repeatable
 from pipeline.errors import InputError
 from pipeline.figures import contrast
 from pipeline.layers import Layer
@@ -133,7 +133,7 @@ def occlude_image(
     source = read_images(store, plan.dataset, np.array([sample.image]), plan.config, threads)
     network, taps = plan.network(), {"layer": layer.tap}
     pixels = network.architecture.normalise(torch.from_numpy(source).to(plan.device))
-    with repeatable(), torch.inference_mode():
+    with repeatable(), one_batch(plan.device), torch.inference_mode():
         answer = classify(network.module, pixels, classifier, taps)
     filter, place = _strongest(answer.maps["layer"])
 
@@ -167,7 +167,7 @@ def _strongest(maps: Tensor) -> tuple[int, tuple[int, int]]:
 def _projection(plan: Plan, layer: Layer, pixels: Tensor, filter: int, place: tuple[int, int]) -> np.ndarray:
     """Project an activation of one image (image, rgb, y, x); give the window of its patch (y, x, rgb)."""
     hit = torch.tensor([filter, *place], device=plan.device)[:, None]
-    with repeatable():
+    with repeatable(), one_batch(plan.device):
         _, projected = project(plan.network().module, layer.tap, pixels, hit[0], hit[1], hit[2], plan.rules())
     top, left, bottom, right = layer.field.window(*place, *pixels.shape[2:])
     return projected[0].permute(1, 2, 0)[top:bottom, left:right].cpu().numpy()

@@ -10,7 +10,18 @@ from tests.conftest import REPOSITORY
 
 MODULES = sorted([*(REPOSITORY / "pipeline").rglob("*.py"), *(REPOSITORY / "stages").rglob("*.py")])
 ALL_STAGES = (*STAGES, "evolution", "invariance", "first_layer", "occlusion")
-PURE = ("ranking", "receptive_field", "deconvnet", "figures", "taps", "decode", "graph", "stream", "classifier")
+PURE = (
+    "ranking",
+    "receptive_field",
+    "deconvnet",
+    "figures",
+    "taps",
+    "decode",
+    "graph",
+    "stream",
+    "classifier",
+    "statistics",
+)
 
 
 def imported(path: Path) -> set[str]:
