@@ -53,17 +53,21 @@ def top(activation: np.ndarray, first_image: int = 0, ranks: int = RANKS) -> Top
     return _strongest([_flat(activation, competing, first_image)], activation.shape[1], ranks)
 
 
-def running_top(runs: Iterable[tuple[int, np.ndarray]], ranks: int = RANKS) -> Top:
+def running_top(runs: Iterable[tuple[int, np.ndarray]], ranks: int = RANKS, before: Top | None = None) -> Top:
     """Rank runs of images that follow each other: most of what cannot rank any more is dropped unsorted.
 
     Parameters
     ----------
     runs : iterable of (int, ndarray (image, filter) float32)
         The id of the first image, ascending, and activations as ``top`` takes them. At least one.
+    before : Top, optional
+        The ranks of images with smaller ids, to go on from.
     """
     runs = iter(runs)
-    first, activation = next(runs)
-    found = top(activation, first, ranks)
+    if before is None:
+        first, activation = next(runs)
+        before = top(activation, first, ranks)
+    found = before
     pending: list[_Flat] = []
     for first, activation in runs:
         pending.append(_flat(activation, activation > np.nan_to_num(found.activation[:, -1]), first))  # ties come late

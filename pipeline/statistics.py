@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .ranking import Top, merge, top
+from .ranking import Top, merge, running_top
 
 BINS = 50
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)  # of the quantiles
@@ -107,16 +107,16 @@ class Sums:
         label : ndarray (image) int
             Class index, -1 where it is unknown.
         first_image : int
-            Id of the first row.
+            Id of the first row, larger than all taken before.
         """
-        tops = [self.top]
-        for start in range(0, len(activation), ROWS):
+        portions = range(0, len(activation), ROWS)
+        runs = ((first_image + start, activation[start : start + ROWS]) for start in portions)
+        self.top = running_top(runs, IMAGES, self.top)
+        for start in portions:
             rows = slice(start, start + ROWS)
-            tops.append(top(activation[rows], first_image + start, IMAGES))
             known = ~np.isnan(activation[rows]).all(axis=1)
             finite = np.nan_to_num(activation[rows][known], posinf=0, neginf=0)
             self._take(finite.astype(np.float64), label[rows][known])
-        self.top = merge(tops, IMAGES)
 
     def _take(self, activation: np.ndarray, label: np.ndarray) -> None:
         self.count += len(activation)

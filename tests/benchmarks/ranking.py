@@ -49,7 +49,7 @@ def synthetic(folder: Path, block: int) -> Plan:
     store = Store.create(plan.config.store)
     text = np.full(IMAGES, "", dtype=np.dtypes.StringDType())
     columns = {name: np.zeros(IMAGES, np.int64) for name in ("shard", "offset", "size", "label")}
-    store.write_index({"key": text, **columns}, text, block, {}, {})
+    store.write_index({"key": text, **columns}, text, block, {}, plan.index_fingerprint())
     store = Store.open(plan.config.store, write=True)
     store.add_layer(layer, "float32", {}, plan.mine_fingerprint(layer))
     random = np.random.default_rng(0)
