@@ -62,10 +62,11 @@ def mined_arrays(images: int, block: int, filters: int, height: int, width: int)
     """Give a layer's arrays that mine writes, for maps of a height and width."""
     position = "u2" if max(height, width) <= 2**16 else "u4"
     chunk = min(FILTERS, filters)
-    unit = block, -(-filters // chunk) * chunk
+    shape, names = (images, filters), ("image", "filter")
     return {
-        name: Spec((images, filters), dtype, unit, ("image", "filter"), fill, (block, chunk))
-        for name, dtype, fill in (("activation", "f4", np.nan), ("row", position, 0), ("column", position, 0))
+        "activation": Spec(shape, "f4", (block, -(-filters // chunk) * chunk), names, np.nan, (block, chunk)),
+        "row": Spec(shape, position, (block, filters), names),
+        "column": Spec(shape, position, (block, filters), names),
     }
 
 

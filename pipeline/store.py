@@ -299,12 +299,11 @@ class Store:
     def locate(self, layer: str, top: Top, first_filter: int = 0) -> Ranking:
         """Look up where in the map ranked activations are; ``first_filter`` is that of the ranks' first row."""
         row, column = (np.full(top.image.shape, -1, np.int32) for _ in range(2))
-        blocks = np.where(top.image >= 0, top.image // self.block, -1)
-        for block in np.unique(blocks[blocks >= 0]):
-            here = np.nonzero(blocks == block)
-            where = top.image[here] - block * self.block, here[0] + first_filter
+        there = top.image >= 0
+        where = top.image[there], np.nonzero(there)[0] + first_filter
+        if len(where[0]):
             for name, found in (("row", row), ("column", column)):
-                found[here] = np.asarray(self._array(f"layers/{layer}/{name}")[self.rows(int(block))])[where]
+                found[there] = self._array(f"layers/{layer}/{name}").vindex[where]
         return Ranking(top.activation, top.image, row, column)
 
     def write_ranking(self, layer: str, ranking: Ranking, figures: Figures, fingerprint: Fingerprint) -> None:
