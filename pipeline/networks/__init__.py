@@ -162,6 +162,13 @@ class Network:
     module: nn.Module
     digest: str
 
+    def pixel_weights(self, path: str) -> np.ndarray | None:
+        """Give the weights (filter, rgb, y, x) of a convolution that works on the image itself; None of any other."""
+        module = self.module.get_submodule(path)
+        if not isinstance(module, nn.Conv2d) or module.in_channels != 3 or module.groups != 1:
+            return None
+        return module.weight.detach().float().cpu().numpy()
+
 
 def architecture(config: NetworkConfig) -> Architecture:
     """Give the architecture that a configuration names; InputError if there is none of that name."""

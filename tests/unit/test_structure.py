@@ -9,7 +9,7 @@ from stages.runner import STAGES
 from tests.conftest import REPOSITORY
 
 MODULES = sorted([*(REPOSITORY / "pipeline").rglob("*.py"), *(REPOSITORY / "stages").rglob("*.py")])
-PURE = ("ranking", "receptive_field", "deconvnet", "figures", "taps", "decode", "graph", "stream")
+PURE = ("ranking", "receptive_field", "deconvnet", "figures", "taps", "decode", "graph", "stream", "site")
 
 
 def imported(path: Path) -> set[str]:
