@@ -102,7 +102,7 @@
   function tile(layout, sheet, place) {
     const { height, width, pitch, columns } = layout;
     const side = Math.max(height, width);
-    const element = make("span", { class: `tile${side <= 56 ? " pixels" : ""}`, "aria-hidden": "true" });
+    const element = make("span", { class: `tile${side <= 40 ? " pixels" : ""}`, "aria-hidden": "true" });
     const sizes = { height, width, side, sheet: columns * pitch[1], x: (place % columns) * pitch[1], y: Math.floor(place / columns) * pitch[0] };
     for (const [name, value] of Object.entries(sizes)) {
       element.style.setProperty(`--${name}`, value);
@@ -226,7 +226,7 @@
       make("p", { class: "faint" }, facts(layer)),
       make("p", { class: "lead" }, again ? chapter.again : chapter.look),
       layer.pixels ? pixels(layer) : null,
-      make("ul", { class: `clearest${Math.max(...layer.field) > 40 ? " large" : ""}` }, layer.clearest.map((filter) => make("li", {}, exhibit(layer, filter)))),
+      make("ul", { class: `clearest${Math.max(...layer.field) > 24 ? " large" : ""}` }, layer.clearest.map((filter) => make("li", {}, exhibit(layer, filter)))),
       make("p", { class: "more" }, make("a", { href: layerLink(layer) }, `All ${count(layer.filters, "filter")} of ${title(layer).toLowerCase()}`)),
     );
   }
