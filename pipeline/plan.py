@@ -20,6 +20,7 @@ from .labels import Classes, read_classes
 from .layers import Layer, find_layers
 from .shards import photos
 from .shards.files import is_url, read_text
+from .statistics import BINS, IMAGES, PLACES
 from .store import Store, check_writable
 
 Fingerprint = dict[str, Any]
@@ -117,6 +118,11 @@ class Plan:
     def rank_fingerprint(self, layer: Layer) -> Fingerprint:
         """What a layer's ranking depends on."""
         return self.mine_fingerprint(layer)
+
+    def statistics_fingerprint(self, layer: Layer) -> Fingerprint:
+        """What a layer's statistics depend on."""
+        own = {"statistics.bins": BINS, "statistics.images": IMAGES, "statistics.places": PLACES}
+        return {**self.rank_fingerprint(layer), **own}
 
     def deconvolve_fingerprint(self, layer: Layer) -> Fingerprint:
         """What a layer's projections depend on."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .ranking import RANKS
+from .statistics import BINS, IMAGES, LEVELS, PLACES
 
 INDEX_ROWS = 65_536  # of a chunk
 FILTERS = 64  # of a chunk inside a zarr shard
@@ -23,6 +25,7 @@ class Spec:
     names: tuple[str, ...]
     fill: Any = 0
     chunks: tuple[int, ...] | None = None  # inside a zarr shard
+    attributes: Mapping[str, str] = field(default_factory=dict)  # description and units
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -81,6 +84,28 @@ def ranked_arrays(filters: int) -> dict[str, Spec]:
     }
 
 
+def statistics_arrays(filters: int, classes: int) -> dict[str, Spec]:
+    """Give a layer's arrays that statistics writes; ``class_mean`` where there are classes."""
+    bins, edges, levels, places = {"bin": BINS}, {"edge": BINS + 1}, {"level": len(LEVELS)}, {"place": PLACES}
+    strongest = f"of a filter's {IMAGES} strongest images"
+    arrays = {
+        "histogram": _figure(filters, bins, "i8", 0, "images", "how many images activate a filter so much"),
+        "bin_edge": _figure(filters, edges, "f4", np.nan, "activation", "equal widths; what is below 0 is in bin 0"),
+        "quantile": _figure(filters, levels, "f4", np.nan, "activation", "off the histogram: right to a bin's width"),
+        "level": Spec((len(LEVELS),), "f8", (len(LEVELS),), ("level",), np.nan),
+        "class_entropy": _figure(filters, {}, "f4", np.nan, "bits", f"of the classes {strongest}"),
+        "top_class": _figure(filters, places, "i4", -1, "class", f"most frequent {strongest}; -1: no more"),
+        "top_class_count": _figure(filters, places, "i4", 0, "images", f"{strongest} that are of these classes"),
+        "coactive": _figure(filters, places, "i4", -1, "filter", "those that correlate most; -1: no more"),
+        "correlation": _figure(filters, places, "f4", np.nan, "1", "Pearson's, of activations, with these filters"),
+    }
+    if classes:
+        arrays["class_mean"] = _figure(
+            filters, {"class": classes}, "f4", np.nan, "activation", "mean over a class's images; NaN: it has none"
+        )
+    return arrays
+
+
 def patch_arrays(filters: int, height: int, width: int) -> dict[str, Spec]:
     """Give a layer's arrays that deconvolve writes, for windows of a height and width in pixels."""
     pixels, names = (RANKS, height, width, 3), ("filter", "rank", "y", "x", "rgb")
@@ -89,6 +114,12 @@ def patch_arrays(filters: int, height: int, width: int) -> dict[str, Spec]:
         "projection": Spec((filters, *pixels), "f4", (1, *pixels), names),
         "box": Spec((filters, RANKS, 4), "i4", (1, RANKS, 4), ("filter", "rank", "corner"), -1),
     }
+
+
+def _figure(filters: int, sizes: Mapping[str, int], dtype: str, fill: Any, units: str, description: str) -> Spec:
+    unit = min(FILTERS, filters), *sizes.values()
+    attributes = {"units": units, "description": description}
+    return Spec((filters, *sizes.values()), dtype, unit, ("filter", *sizes), fill, attributes=attributes)
 
 
 def _column(images: int, dtype: Any, rows: int) -> Spec:

@@ -313,6 +313,16 @@ class Store:
         names = ("activation", "image", "row", "column")
         return Ranking(*(np.asarray(self._array(f"layers/{layer}/top_{name}")[filters]) for name in names))
 
+    def write_statistics(self, layer: str, arrays: Mapping[str, np.ndarray], fingerprint: Fingerprint) -> None:
+        """Write a layer's statistics: every array of ``schema.statistics_arrays``, by name; and how many classes."""
+        self.set_fingerprint("statistics", None, layer)
+        filters = len(arrays["histogram"])
+        classes = arrays["class_mean"].shape[1] if "class_mean" in arrays else 0
+        for name, spec in schema.statistics_arrays(filters, classes).items():
+            self._create(f"layers/{layer}/{name}", spec)[:] = arrays[name].astype(spec.dtype)
+        self._group(layer).attrs["classes"] = classes
+        self.set_fingerprint("statistics", fingerprint, layer)
+
     def create_patches(self, layer: str, height: int, width: int) -> None:
         """Make a layer's empty patch, projection and box arrays, for windows of a size in pixels."""
         self.set_fingerprint("deconvolve", None, layer)
@@ -421,6 +431,7 @@ def _create_array(group: zarr.Group, path: str, spec: Spec) -> zarr.Array:
         compressors=CODECS,
         fill_value=spec.fill,
         dimension_names=spec.names,
+        attributes=dict(spec.attributes),
         overwrite=True,
     )
 

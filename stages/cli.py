@@ -105,6 +105,11 @@ def _rank(settings: RunConfig) -> None:
     _run(settings, ["rank"])
 
 
+@_command("statistics", "Histograms, classes and correlations of every filter's activations.")
+def _statistics(settings: RunConfig) -> None:
+    _run(settings, ["statistics"])
+
+
 @_command("deconvolve", "Cut the patches of these and project them back to pixels.")
 def _deconvolve(settings: RunConfig) -> None:
     _run(settings, ["deconvolve"])
@@ -115,9 +120,16 @@ def _tile(settings: RunConfig, filters: Filters = None, filter: Filter = None, g
     _run(settings, ["tile"], filters, filter, grid)
 
 
-@_command("gallery", "Write a static page over the sheets.")
+@_command("gallery", "Write a static site of every layer that is deconvolved, whichever --layer names.")
 def _gallery(settings: RunConfig) -> None:
-    _run(settings, ["gallery"])
+    from pipeline.store import Store
+
+    store = Store.open(settings.store)
+    ranked = [name for name in store.layers if store.fingerprint("rank", name) is not None]
+    if ranked:  # else the stages say what is missing
+        mine = settings.mine.model_copy(update={"layers": " ".join(ranked)})
+        settings = settings.model_copy(update={"mine": mine})
+    _run(settings, ["statistics", "gallery"])
 
 
 @_command("plan", "Tell what a run would do: images, blocks and bytes to be written. Nothing is written.")
@@ -170,6 +182,7 @@ def status(
         blocks = f"{layer['done']:,} of {layer['blocks']:,} blocks mined, {layer['to_do']:,} to do"
         failed = f", {layer['failed']:,} failed" if layer["failed"] else ""
         stages = [stage if layer[stage] else f"{stage} to do" for stage in ("rank", "deconvolve")]
+        stages += ["statistics"] if layer["statistics"] else []
         print(f"  {name}: {blocks}{failed}, {', '.join(stages)}")
         for block, reason in layer["reasons"].items():
             print(f"    block {block}: {reason}")

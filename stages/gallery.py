@@ -23,6 +23,7 @@ from pipeline.layers import Layer, find_layers
 from pipeline.patches import read_images, strongest_patches, window_size
 from pipeline.plan import Plan
 from pipeline.ranking import RANKS
+from pipeline.statistics import IMAGES, LEVELS
 from pipeline.store import Store
 from pipeline.stream import ahead
 
@@ -293,38 +294,50 @@ def _draw_pixels(
 
 
 def _layer_data(plan: Plan, store: Store, layer: Layer) -> dict[str, Any]:
-    """Give what the wall and the filters' pages show of a layer."""
+    """Give what the wall and the filters' pages show of a layer; statistics where there are any."""
     filters = _filters(store, layer)
+    if store.fingerprint("statistics", layer.name) == plan.statistics_fingerprint(layer):
+        for each, more in zip(filters, _statistics(store, layer), strict=True):
+            each.update(more)
     shown = sorted({hit[0] for each in filters for hit in each["hits"]})
     keys, labels = store.image_columns(("key", "label"), np.array(shown, np.int64))
     names = store.attributes["dataset"]["classes"]
+    known = {*labels.tolist(), *(label for each in filters for label, _ in each.get("classes", []))}
     return {
         "filters": filters,
         "images": {i: [str(key), int(label)] for i, key, label in zip(shown, keys, labels, strict=True)},
-        "classes": {int(label): names[label] for label in np.unique(labels) if 0 <= label < len(names)},
+        "classes": {label: names[label] for label in sorted(known) if 0 <= label < len(names)},
+        "levels": LEVELS,
+        "strongest": IMAGES,
     }
 
 
 def _filters(store: Store, layer: Layer) -> list[dict[str, Any]]:
     ranking = store.read_ranking(layer.name)
-    box, *figures = (store.read_layer(layer.name, name) for name in ("box", "maximum", "mean", "active_fraction"))
+    names = {"maximum": "maximum", "mean": "mean", "active": "active_fraction"}
+    figures = {key: store.read_layer(layer.name, name) for key, name in names.items()}
+    box = store.read_layer(layer.name, "box")
     found = []
     for f in range(layer.filters):
         there = np.nonzero(ranking.image[f] >= 0)[0]
         hits = zip(ranking.image[f, there], ranking.activation[f, there], box[f, there], strict=True)
-        found.append(
-            {
-                **{key: site.number(float(values[f])) for key, values in zip(_FIGURES, figures, strict=True)},
-                "hits": [
-                    [int(image), site.number(float(activation)), *corners.tolist()]
-                    for image, activation, corners in hits
-                ],
-            }
-        )
+        listed = [[int(image), site.number(activation), *corners.tolist()] for image, activation, corners in hits]
+        found.append({**{key: site.number(values[f]) for key, values in figures.items()}, "hits": listed})
     return found
 
 
-_FIGURES = ("maximum", "mean", "active")
+def _statistics(store: Store, layer: Layer) -> Iterator[dict[str, Any]]:
+    """Give, filter by filter, its histogram from 0 to its maximum, quantiles, classes, and the filters it goes with."""
+    names = ("histogram", "quantile", "class_entropy", "top_class", "top_class_count", "coactive", "correlation")
+    arrays = (store.read_layer(layer.name, name) for name in names)
+    for histogram, quantile, entropy, label, count, other, correlation in zip(*arrays, strict=True):
+        yield {
+            "histogram": histogram.tolist(),
+            "quantiles": [site.number(value) for value in quantile],
+            "entropy": site.number(entropy),
+            "classes": [[int(one), int(of)] for one, of in zip(label, count, strict=True) if one >= 0],
+            "together": [[int(one), site.number(of)] for one, of in zip(other, correlation, strict=True) if one >= 0],
+        }
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:

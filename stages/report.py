@@ -49,6 +49,7 @@ def _layer(store: Store, name: str) -> dict[str, Any]:
         "to_do": store.blocks - done - len(failed),
         "reasons": failed,
         "rank": ranked,
+        "statistics": store.fingerprint("statistics", name) is not None,
         "deconvolve": store.fingerprint("deconvolve", name) is not None,
         "dead": dead_filters(store, name) if ranked else None,
     }

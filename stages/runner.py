@@ -15,11 +15,18 @@ from .index import index
 from .mine import mine
 from .progress import Progress
 from .rank import rank
+from .statistics import statistics
 from .tile import tile
 
 Stage = Callable[[Plan, Pool], Iterator[Progress]]
 
-WRITERS: dict[str, Stage] = {"index": index, "mine": mine, "rank": rank, "deconvolve": deconvolve}  # of the store
+WRITERS: dict[str, Stage] = {  # of the store
+    "index": index,
+    "mine": mine,
+    "rank": rank,
+    "statistics": statistics,
+    "deconvolve": deconvolve,
+}
 STAGES: dict[str, Stage] = {**WRITERS, "tile": tile, "gallery": gallery}
 
 

@@ -104,6 +104,8 @@ def _layer_problems(store: Store, name: str) -> list[str]:
     later: dict[str, schema.Spec] = {}
     if store.fingerprint("rank", name) is not None:
         later |= schema.ranked_arrays(filters)
+    if store.fingerprint("statistics", name) is not None:
+        later |= schema.statistics_arrays(filters, attributes["classes"])
     if store.fingerprint("deconvolve", name) is not None:
         crop = store.attributes["preprocessing"]["crop"]
         field = np.broadcast_to(attributes["receptive_field"]["size"], 2)

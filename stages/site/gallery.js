@@ -437,7 +437,8 @@
     return [
       make("div", { class: "sides" }, side("Projections", layer, filter, 0), layer.patches ? side("Patches", layer, filter, 1) : null),
       images(layer, data, filter),
-      make("div", { class: "columns" }, distribution(data, filter), classes(data, filter), together(layer, data, filter)),
+      make("div", { class: "columns" }, distribution(data, filter), classes(data, filter)),
+      together(layer, data, filter),
     ];
   }
 
@@ -493,15 +494,47 @@
   }
 
   function distribution(data, filter) {
-    return null;
+    if (!filter.histogram || !filter.maximum) return null;
+    const edge = (bin) => short((filter.maximum * bin) / filter.histogram.length);
+    const rows = filter.histogram.map((images, bin) => [`${edge(bin)} to ${edge(bin + 1)}`, images.toLocaleString("en")]);
+    return block("Over all images",
+      make("figure", {}, bars(data, filter),
+        make("div", { class: "axis faint" }, make("span", {}, "0"), make("span", {}, "activation"), make("span", {}, short(filter.maximum)))),
+      make("p", { class: "note" }, `How many images activate it so much, on a logarithmic scale. ${spread(data, filter)}`),
+      make("details", {}, make("summary", {}, "As a table"), table("Images by their activation", ["Activation", "Images"], rows, [1])));
+  }
+
+  function spread(data, filter) {
+    const at = (level) => short(filter.quantiles[data.levels.indexOf(level)]);
+    return `Half of the images stay below ${at(0.5)}, 95 % below ${at(0.95)}, 99.9 % below ${at(0.999)}.`;
+  }
+
+  function bars(data, { histogram, maximum }) {
+    const full = Math.log1p(Math.max(...histogram));
+    const drawn = histogram.map((images, bin) => {
+      const height = images ? Math.max(1, (100 * Math.log1p(images)) / full) : 0;
+      return makeSvg("rect", { x: bin * 10, y: 100 - height, width: 9, height });
+    });
+    const words = `Histogram of the activations over ${count(sum(histogram), "image")}, from 0 to ${short(maximum)}; the table below has its numbers.`;
+    return makeSvg("svg", { class: "histogram", viewBox: `0 0 ${histogram.length * 10} 100`, preserveAspectRatio: "none", role: "img", "aria-label": words }, drawn);
   }
 
   function classes(data, filter) {
-    return null;
+    if (!filter.classes?.length) return null;
+    const rows = filter.classes.map(([label, images]) => [named(className(data, label)), String(images)]);
+    const strongest = `Most frequent among its ${data.strongest} strongest images`;
+    return block("Classes", table(strongest, ["Class", "Images"], rows, [1]),
+      make("p", { class: "note" }, `Entropy of the classes of these images: ${short(filter.entropy)} bits; 0 would be a single class.`));
   }
 
   function together(layer, data, filter) {
-    return null;
+    if (!filter.together?.length) return null;
+    const others = filter.together.map(([number, correlation]) =>
+      make("li", {}, make("a", { href: filterLink(layer, number) }, strongest(layer, data.filters[number], layer.patches ? "patch" : "projection"),
+        make("span", { class: "label" }, `Filter ${number}`),
+        make("span", { class: "faint" }, make("span", { class: "hidden" }, "correlation "), short(correlation)))));
+    return block("Filters that fire together with it", make("ul", { class: "together" }, others),
+      make("p", { class: "note" }, "By the correlation of their activations over all images."));
   }
 
   // -- routes -------------------------------------------------------------------------------------------------------

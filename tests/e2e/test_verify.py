@@ -17,7 +17,8 @@ from tests.conftest import plan_run, run_stages, write_tar
 IMAGE_ARRAYS = ["key", "shard", "offset", "size", "label", "status", "reason", "height", "width"]
 LAYER_ARRAYS = [
     "activation", "row", "column", "top_image", "top_activation", "top_row", "top_column", "maximum", "mean",
-    "active_fraction", "patch", "projection", "box",
+    "active_fraction", "patch", "projection", "box", "histogram", "bin_edge", "quantile", "level", "class_mean",
+    "class_entropy", "top_class", "top_class_count", "coactive", "correlation",
 ]  # fmt: skip
 ARRAYS = [f"images/{name}" for name in IMAGE_ARRAYS] + [f"layers/conv5/{name}" for name in LAYER_ARRAYS]
 
@@ -25,9 +26,10 @@ ARRAYS = [f"images/{name}" for name in IMAGE_ARRAYS] + [f"layers/conv5/{name}" f
 @pytest.fixture(scope="module")
 def finished(some_photos, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
-    write_tar(folder / "data" / "a.tar", [*some_photos[:20], ("bad.png", b"\x89PNG no")])
+    labels = [(f"{name.removesuffix('.png')}.cls", b"%d" % (i % 3)) for i, (name, _) in enumerate(some_photos[:20])]
+    write_tar(folder / "data" / "a.tar", [*sorted(some_photos[:20] + labels), ("bad.png", b"\x89PNG no")])
     plan = plan_run(folder, data__path=folder / "data", mine__block=8, mine__batch=4)
-    run_stages(plan, "index", "mine", "rank", "deconvolve")
+    run_stages(plan, "index", "mine", "rank", "statistics", "deconvolve")
     return Path(plan.config.store)
 
 

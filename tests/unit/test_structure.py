@@ -9,7 +9,9 @@ from stages.runner import STAGES
 from tests.conftest import REPOSITORY
 
 MODULES = sorted([*(REPOSITORY / "pipeline").rglob("*.py"), *(REPOSITORY / "stages").rglob("*.py")])
-PURE = ("ranking", "receptive_field", "deconvnet", "figures", "taps", "decode", "graph", "stream", "site")
+PURE = (
+    "ranking", "receptive_field", "deconvnet", "figures", "taps", "decode", "graph", "stream", "site", "statistics"
+)  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:

@@ -1,0 +1,121 @@
+"""Stage statistics on a store: what it writes, when it does so again, and the same on any number of workers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+from pipeline.errors import InputError
+from pipeline.store import Store
+from stages import statistics
+from tests.conftest import encode, noise, plan_run, run_stages, same_files, write_tar
+from tests.e2e.test_commands import topnine
+
+MINED = ("index", "mine", "rank")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """Forty images, every third without a label, one damaged."""
+    members = [(f"{i:02}.png", encode(noise(i)) if i != 5 else b"no") for i in range(40)]
+    members += [(f"{i:02}.cls", str(i % 4).encode()) for i in range(40) if i % 3]
+    return write_tar(tmp_path_factory.mktemp("labelled") / "a.tar", sorted(members))
+
+
+def open_layer(plan, name="conv3"):
+    return xarray.open_zarr(plan.config.store, group=f"layers/{name}", consolidated=False).load()
+
+
+def test_the_store_holds_them_with_names_units_and_descriptions(labelled, planned):
+    plan = planned(data__path=labelled, mine__layers="3", mine__block=8)
+    run_stages(plan, *MINED, "statistics")
+    layer = open_layer(plan)
+    names = ("histogram", "bin_edge", "quantile", "class_mean", "class_entropy", "top_class", "top_class_count",
+             "coactive", "correlation", "level")  # fmt: skip
+    assert {name: (layer[name].dims[1:], str(layer[name].dtype)) for name in names} == {
+        "histogram": (("bin",), "int64"), "bin_edge": (("edge",), "float32"), "quantile": (("level",), "float32"),
+        "class_mean": (("class",), "float32"), "class_entropy": ((), "float32"), "top_class": (("place",), "int32"),
+        "top_class_count": (("place",), "int32"), "coactive": (("place",), "int32"),
+        "correlation": (("place",), "float32"), "level": ((), "float64"),
+    }  # fmt: skip
+    assert layer.level.values.tolist() == [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999]
+    assert all(layer[name].attrs["units"] and layer[name].attrs["description"] for name in names[:-1])
+    assert (layer.histogram.sum("bin") == 39).all()
+    assert np.array_equal(layer.bin_edge[:, -1], layer.maximum)
+    labels = Store.open(plan.config.store).image_columns(["label"])[0]
+    for c in range(4):
+        assert np.allclose(layer.class_mean[:, c], layer.activation[labels == c].mean("image"), rtol=1e-5)
+    with np.errstate(invalid="ignore"):  # dead filters
+        matrix = np.corrcoef(layer.activation.values[np.arange(40) != 5].T)
+    np.fill_diagonal(matrix, -2)
+    assert np.allclose(layer.correlation[:, 0], np.nan_to_num(matrix, nan=-2).max(axis=1), atol=1e-5)
+
+
+def test_without_labels_there_are_no_class_means(planned, tmp_path):
+    data = write_tar(tmp_path / "a.tar", [(f"{i}.png", encode(noise(i))) for i in range(6)])
+    plan = planned(data__path=data, mine__layers="1")
+    run_stages(plan, *MINED, "statistics")
+    layer = open_layer(plan, "conv1")
+    assert "class_mean" not in layer
+    assert np.isnan(layer.class_entropy).all()
+    assert (layer.top_class == -1).all()
+    assert (layer.top_class_count == 0).all()
+
+
+def test_the_same_bytes_on_any_workers_and_groups_of_blocks(labelled, tmp_path, monkeypatch):
+    plans = [
+        plan_run(tmp_path / str(i), data__path=labelled, mine__layers="3", mine__block=8, cluster=cluster)
+        for i, cluster in enumerate(({"kind": "inline"}, {"kind": "inline"}, {"kind": "local"}))
+    ]
+    for plan, group in zip(plans, (16, 1, 2), strict=True):
+        monkeypatch.setattr(statistics, "BLOCKS_A_TASK", group)
+        run_stages(plan, *MINED, "statistics")
+    first, *others = (Path(plan.config.store) for plan in plans)
+    assert all(same_files(first, other) for other in others)
+
+
+def test_they_are_taken_again_only_when_what_they_come_from_changed(labelled, planned):
+    plan = planned(data__path=labelled, mine__layers="3", mine__block=8)
+    with pytest.raises(InputError, match="layer conv3 is not ranked: `topnine rank` first"):
+        run_stages(plan, "index", "mine", "statistics")
+    run_stages(plan, *MINED, "statistics")
+    written = Path(plan.config.store) / "layers/conv3/histogram/zarr.json"
+    stamp = written.stat().st_mtime_ns
+    run_stages(plan, *MINED, "statistics")
+    assert written.stat().st_mtime_ns == stamp
+    group = zarr.open_group(f"{plan.config.store}/layers/conv3")
+    fingerprints = group.attrs["fingerprints"]
+    group.attrs["fingerprints"] = {**fingerprints, "statistics": {**fingerprints["statistics"], "mine.batch": 5}}
+    run_stages(plan, "statistics")
+    assert written.stat().st_mtime_ns > stamp
+
+
+def test_activations_far_below_zero_are_read_twice_and_summed_right(labelled, planned, monkeypatch):
+    plan = planned(data__path=labelled, mine__layers="3", mine__block=8)
+    run_stages(plan, "index", "mine")
+    array = zarr.open_group(f"{plan.config.store}/layers/conv3", mode="r+")["activation"]
+    array[:] = array[:] - np.float32(100)
+    reads = []
+    read_blocks = statistics.read_blocks
+    monkeypatch.setattr(statistics, "read_blocks", lambda *given: reads.append(given) or read_blocks(*given))
+    run_stages(plan, "rank", "statistics")
+    layer = open_layer(plan)
+    assert len(reads) == 2
+    labels = Store.open(plan.config.store).image_columns(["label"])[0]
+    assert np.allclose(layer.class_mean[:, 1], layer.activation[labels == 1].mean("image"), rtol=1e-6)
+    assert (layer.histogram[:, 0] == 39).all()
+
+
+def test_the_command_takes_them_and_status_says_so(labelled, tmp_path):
+    options = ["--data", labelled, "--store", tmp_path / "x.zarr", "--layer", "1"]
+    assert topnine("rank", *options).returncode == 2
+    assert topnine("run", *options).returncode == 0
+    assert not json.loads(topnine("status", tmp_path / "x.zarr", "--json").stdout)["layers"]["conv1"]["statistics"]
+    finished = topnine("statistics", *options)
+    assert finished.returncode == 0, finished.stderr
+    assert "statistics: 1 of 1 blocks" in finished.stderr
+    assert "rank, deconvolve, statistics" in topnine("status", tmp_path / "x.zarr").stdout
+    assert topnine("verify", tmp_path / "x.zarr").returncode == 0

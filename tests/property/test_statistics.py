@@ -1,0 +1,180 @@
+"""Statistics against slow sums in exact arithmetic, over images cut, added and ordered in any way."""
+
+import itertools
+import math
+import pickle
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from pipeline.ranking import add_figures, figures
+from pipeline.statistics import BINS, IMAGES, LEVELS, PLACES, Basis, Sums, count_classes, summarise
+
+values = st.sampled_from([0.0, 0.0, 1e-3, 0.1, 1.0, 1.5, 2.0, 3.0, 1000.0])
+signed = st.sampled_from([0.0, -5.0, -0.25, 0.1, 1.0, 2.0])
+floats = st.floats(-4, 4, width=32)
+shapes = st.tuples(st.integers(1, 130), st.integers(1, 8))
+matrices = st.one_of(
+    *(shapes.flatmap(lambda shape, of=of: arrays.arrays(np.float32, shape, elements=of)) for of in (values, signed)),
+    shapes.flatmap(lambda shape: arrays.arrays(np.float32, shape, elements=floats, fill=st.just(0.0))),
+)
+
+
+@st.composite
+def layers(draw):
+    """Activations (image, filter) with dead and constant filters and undecodable images, and labels (image)."""
+    activation = draw(matrices)
+    for f, value in draw(st.dictionaries(st.integers(0, 7), st.sampled_from([0.0, -1.0, 0.3]), max_size=3)).items():
+        activation[:, f : f + 1] = value
+    for source in draw(st.lists(st.integers(0, 7), max_size=2)):
+        activation[:, -1:] = activation[:, source : source + 1] if source < activation.shape[1] else activation[:, -1:]
+    activation[[row for row in draw(st.lists(st.integers(0, 129))) if row < len(activation)]] = np.nan
+    label = draw(arrays.arrays(np.int32, len(activation), elements=st.integers(-1, draw(st.integers(-1, 6)))))
+    return activation, label
+
+
+def summarised(activation, label, cuts=(), random=None, names=0):
+    """Sum up the images in parts that are cut and ordered in any way, as the stage does."""
+    maximum = add_figures([figures(activation)]).maximum
+    basis = Basis.of(maximum, len(activation), count_classes(label, names))
+    edges = sorted({0, len(activation), *(c % len(activation) for c in cuts)})
+    parts = list(itertools.pairwise(edges))
+    if random:
+        random.shuffle(parts)
+    passes = 0
+    while basis:
+        passes += 1
+        sums = Sums(basis)
+        for a, b in parts:
+            part = Sums(basis)
+            part.take(activation[a:b], label[a:b], a)
+            sums.add(pickle.loads(pickle.dumps(part)))
+        basis = sums.widened()
+    assert passes <= (2 if np.nanmin(activation, initial=0) < 0 else 1)
+    return summarise(sums, np.where(sums.top.image >= 0, label[sums.top.image], -1))
+
+
+def slow_histogram(column):
+    highest = max(column, default=0)
+    counts = [0] * BINS
+    for value in column:
+        place = Fraction(value) * BINS / Fraction(highest) if value > 0 else 0
+        counts[min(math.floor(place), BINS - 1)] += 1
+    return counts
+
+
+def slow_classes(column, labels):
+    """Entropy, classes and counts of the hundred strongest, from a full sort; column has every image, NaN included."""
+    strongest = sorted((-value, image) for image, value in enumerate(column) if value > 0)[:IMAGES]
+    counts = Counter(labels[image] for _, image in strongest if labels[image] >= 0)
+    total = sum(counts.values())
+    entropy = math.fsum(n / total * math.log2(total / n) for n in counts.values()) if counts else math.nan
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:PLACES]
+    return entropy, frequent + [(-1, 0)] * (PLACES - len(frequent))
+
+
+def slow_correlation(first, second):
+    count = len(first)
+    if count == 0 or len(set(first)) == 1 or len(set(second)) == 1:
+        return math.nan
+    one, two = (math.fsum(column) / count for column in (first, second))
+    products = math.fsum((a - one) * (b - two) for a, b in zip(first, second, strict=True))
+    return products / math.sqrt(math.fsum((a - one) ** 2 for a in first) * math.fsum((b - two) ** 2 for b in second))
+
+
+@settings(max_examples=150, deadline=None)
+@given(layers(), st.lists(st.integers(0, 130)), st.randoms())
+def test_every_figure_is_what_a_slow_sum_gives(layer, cuts, random):
+    activation, label = layer
+    found = summarised(activation, label, cuts, random)
+    known = ~np.isnan(activation[:, 0])
+    for f, column in enumerate(activation.T.astype(float).tolist()):
+        live = [value for value in column if not math.isnan(value)]
+        assert found["histogram"][f].tolist() == slow_histogram(live)
+        highest = max(0, max(live, default=0))
+        assert np.allclose(found["bin_edge"][f], np.linspace(0, highest, BINS + 1), rtol=1e-6)
+        if live:
+            for level, quantile in zip(LEVELS, found["quantile"][f], strict=True):
+                true = np.quantile(np.maximum(live, 0), level, method="inverted_cdf")
+                assert abs(quantile - true) <= highest / BINS * (1 + 1e-6)
+        else:
+            assert np.isnan(found["quantile"][f]).all()
+        entropy, frequent = slow_classes(column, label.tolist())
+        assert np.isclose(found["class_entropy"][f], entropy, atol=1e-12, equal_nan=True)
+        pairs = zip(found["top_class"][f].tolist(), found["top_class_count"][f].tolist(), strict=True)
+        assert list(pairs) == frequent
+    assert ("class_mean" in found) == bool((label >= 0).any())
+    for c in range(label.max(initial=-1) + 1):
+        rows = activation[known & (label == c)].astype(float)
+        wanted = rows.mean(axis=0) if len(rows) else np.full(activation.shape[1], np.nan)
+        assert np.allclose(found["class_mean"][:, c], wanted, rtol=1e-6, atol=1e-9, equal_nan=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(layers())
+def test_the_filters_that_correlate_most_are_those_of_two_slow_passes(layer):
+    activation, label = layer
+    found = summarised(activation, label)
+    columns = activation[~np.isnan(activation[:, 0])].T.astype(float).tolist()
+    for f, column in enumerate(columns):
+        slow = {g: slow_correlation(column, other) for g, other in enumerate(columns) if g != f}
+        defined = sorted((value for value in slow.values() if not math.isnan(value)), reverse=True)[:PLACES]
+        others, correlation = found["coactive"][f].tolist(), found["correlation"][f].tolist()
+        assert others[len(defined) :] == [-1] * (PLACES - len(defined))
+        assert all(math.isnan(value) for value in correlation[len(defined) :])
+        assert np.allclose(correlation[: len(defined)], defined, atol=2e-5)
+        assert np.allclose([slow[other] for other in others[: len(defined)]], defined, atol=2e-5)
+        for (one, other), (a, b) in zip(itertools.pairwise(others), itertools.pairwise(correlation), strict=True):
+            assert a > b or (a == b and one < other) or math.isnan(b)
+
+
+@settings(deadline=None)
+@given(layers(), st.lists(st.integers(0, 130)), st.randoms(), st.sampled_from([0, 9]))
+def test_the_same_bytes_however_images_are_grouped_and_ordered(layer, cuts, random, names):
+    whole, parts = summarised(*layer, names=names), summarised(*layer, cuts, random, names=names)
+    assert whole.keys() == parts.keys()
+    for name, array in whole.items():
+        assert array.tobytes() == parts[name].tobytes(), name
+
+
+def test_ties_among_correlations_go_to_the_smaller_number():
+    random = np.random.default_rng(0)
+    one, other = random.random((2, 50)).astype(np.float32)
+    found = summarised(np.stack([other, one, one, other, one, one], axis=1), np.full(50, -1))
+    assert found["coactive"][4].tolist()[:3] == [1, 2, 5]
+    assert found["correlation"][4].tolist()[:3] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_over_as_many_images_as_imagenet_has_do_not_overflow(sign):
+    """Every activation is as large as it can be: all steps of the grid are used, all products have one sign."""
+    images = 1_281_167
+    one = np.where(np.arange(images) % 2, 1, -1).astype(np.float32)
+    activation = np.stack([one, sign * one, np.full(images, 0.7, np.float32)], axis=1)
+    found = summarised(activation, np.arange(images) % 1000)
+    assert found["coactive"][0].tolist() == [1, -1, -1, -1, -1]
+    assert found["correlation"][0][0] == sign
+    assert np.array_equal(found["class_mean"][2], np.full(1000, np.float32(0.7)))
+    assert found["histogram"][2, -1] == images
+
+
+def test_a_large_mean_with_small_deviations_keeps_its_correlation():
+    random = np.random.default_rng(0)
+    noise = random.standard_normal((5000, 2))
+    activation = (100 + noise @ [[1, 0.6], [0, 0.8]]).astype(np.float32)
+    found = summarised(activation, np.full(5000, -1))
+    assert abs(found["correlation"][0][0] - np.corrcoef(activation.T.astype(float))[0, 1]) < 1e-6
+
+
+def test_a_broken_networks_values_are_counted_as_zero():
+    activation = np.array([[1, 2], [np.nan, 1], [np.inf, 3], [np.nan, np.nan]], np.float32)
+    sums = Sums(Basis.of(np.array([np.inf, 3]), 4, 0))
+    sums.take(activation, np.full(4, -1), 0)
+    assert sums.count == 3
+    assert sums.histogram.sum(axis=1).tolist() == [3, 3]
+    assert sums.histogram[0, 0] == 3
