@@ -15,7 +15,7 @@ from PIL import Image
 TILE_PX = 112  # longest side of a tile in a sheet: what is larger is shrunk
 THUMBNAIL_PX = 160  # side of a whole image
 LOSSLESS_PX = 32  # tiles up to this side are shown pixel by pixel
-BLOCK_PX = 16  # of lossy WebP: tiles that begin on its grid do not bleed into one another
+BLOCK_PX = 16  # of lossy WebP: tiles that begin on its grid bleed no more than a pixel into one another
 QUALITY = 75
 SKETCH_PX = 16  # side of the pictures that are compared, so that a small shift does not count as a difference
 ALIKE = 0.8  # correlation of two filters' mean projections from which they show the same
@@ -95,7 +95,7 @@ def thumbnail(pixels: np.ndarray) -> bytes:
 def encode(pixels: np.ndarray, lossless: bool) -> bytes:
     """Encode pixels (y, x, rgb) uint8 as WebP."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=3)
+    Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=2)
     return buffer.getvalue()
 
 

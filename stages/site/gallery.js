@@ -234,7 +234,7 @@
   function facts(layer) {
     const [height, width] = layer.field;
     const field = height === width ? `${height} pixels` : `${height} × ${width} pixels`;
-    return `${layer.name}: ${count(layer.filters, "filter")}, each sees ${field} of the image's ${run.input}${layer.dead ? `; ${layer.dead} of them see nothing here that excites them` : ""}.`;
+    return `${layer.name}: ${count(layer.filters, "filter")}, each sees ${field} of the image’s ${run.input}${layer.dead ? `; ${layer.dead} of them see nothing here that excites them` : ""}.`;
   }
 
   function exhibit(layer, { filter, hits, maximum }) {
