@@ -58,8 +58,8 @@ class Basis:
 
     @property
     def product_bits(self) -> int:
-        """Of an activation, so that the sum of products of deviations from the mean stays below 2**63."""
-        return min(PRODUCT_BITS, (61 - self.images.bit_length()) // 2)
+        """Of an activation, so that a sum of products of deviations from the mean, too, stays below 2**63."""
+        return min(PRODUCT_BITS, (63 - self.images.bit_length()) // 2)
 
     def steps(self, bits: int) -> np.ndarray:
         """Give the size of a step (filter), a power of two, such that the bound has so many bits."""
@@ -250,7 +250,8 @@ def _correlations(sums: Sums) -> Mapping[str, np.ndarray]:
 def correlate(sums: Sums) -> np.ndarray:
     """Give Pearson's correlation (filter, filter) float64 of activations; NaN where a filter is constant.
 
-    Activations are rounded to a step of 2**-19 of the bound or less; differences below it count as none.
+    Activations are rounded to steps of at most 2**-20 of the bound (for up to two million images; 2**-18 for thirty
+    million); differences below a step may count as none.
     """
     count = max(sums.count, 1)
     middle = np.rint(sums.total / count).astype(np.int64)

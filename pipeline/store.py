@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import zarr
@@ -21,10 +21,12 @@ from zarr.core.sync import sync
 
 from . import schema
 from .errors import InputError
-from .layers import Layer
 from .ranking import Figures, Top
 from .schema import Spec
 from .shards.files import describe, is_url
+
+if TYPE_CHECKING:  # a store can be read without torch
+    from .layers import Layer
 
 SCHEMA = 1
 PENDING, OK, UNDECODABLE = range(3)  # images/status
@@ -98,6 +100,11 @@ class Store:
             sync(self._root.store.clear())
         else:
             shutil.rmtree(self.path)
+
+    @property
+    def storage(self) -> Any:
+        """What zarr reads from: for other readers of the store, as xarray."""
+        return self._root.store
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,9 +30,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+class PictureForm(StrEnum):
+    """What sheets are written as."""
+
+    png = "png"
+    pdf = "pdf"
+    webp = "webp"
+
+
+class TableForm(StrEnum):
+    """What tables are written as."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
 Filters = Annotated[str | None, typer.Option(help="Filters to draw: 3,17,40. Default: a seeded random subset.")]
 Filter = Annotated[int | None, typer.Option(help="Draw one filter, enlarged.")]
 Grid = Annotated[int | None, typer.Option(min=1, help="With --filter: its N strongest patches as one grid.")]
+Pictures = Annotated[PictureForm, typer.Option("--format", help="Of the sheets; pdf has 300 pixels an inch.")]
 
 
 def _settings(
@@ -86,8 +104,14 @@ def _command(name: str, help: str) -> Callable[[Callable[..., None]], None]:
 
 
 @_command("run", "Run every stage: index, mine, rank, deconvolve, tile.")
-def _run_all(settings: RunConfig, filters: Filters = None, filter: Filter = None, grid: Grid = None) -> None:
-    _run(settings, ["index", "mine", "rank", "deconvolve", "tile"], filters, filter, grid)
+def _run_all(
+    settings: RunConfig,
+    filters: Filters = None,
+    filter: Filter = None,
+    grid: Grid = None,
+    form: Pictures = PictureForm.png,
+) -> None:
+    _run(settings, ["index", "mine", "rank", "deconvolve", "tile"], filters, filter, grid, form)
 
 
 @_command("index", "List the images of every shard in the store.")
@@ -116,8 +140,14 @@ def _deconvolve(settings: RunConfig) -> None:
 
 
 @_command("tile", "Draw the sheets.")
-def _tile(settings: RunConfig, filters: Filters = None, filter: Filter = None, grid: Grid = None) -> None:
-    _run(settings, ["tile"], filters, filter, grid)
+def _tile(
+    settings: RunConfig,
+    filters: Filters = None,
+    filter: Filter = None,
+    grid: Grid = None,
+    form: Pictures = PictureForm.png,
+) -> None:
+    _run(settings, ["tile"], filters, filter, grid, form)
 
 
 @_command("gallery", "Write a static site of every layer that is deconvolved, whichever --layer names.")
@@ -192,6 +222,19 @@ def status(
 
 
 @app.command()
+def export(
+    store: Annotated[str, typer.Argument(help="The Zarr store.")],
+    layer: Annotated[str, typer.Option("--layer", "-l", help="Number or name.")],
+    form: Annotated[TableForm, typer.Option("--format", help="Of the file.")] = TableForm.csv,
+    to: Annotated[str | None, typer.Option(help="The file: layer<N>.csv in the run's folder tables.")] = None,
+) -> None:
+    """Write a layer's strongest activations as a table: a row for every filter and rank."""
+    from .export import export as write
+
+    print(write(store, layer, form.value, to))
+
+
+@app.command()
 def verify(
     store: Annotated[str, typer.Argument(help="The Zarr store.")],
     data: Annotated[str | None, typer.Option(help="Where the data is now, if it was moved.")] = None,
@@ -241,6 +284,7 @@ def _run(
     filters: str | None = None,
     filter: int | None = None,
     grid: int | None = None,
+    form: PictureForm = PictureForm.png,
 ) -> None:
     # Imported here: torch and dask take seconds, `topnine --help` and wrong options should not.
     from pipeline.cluster import connect
@@ -263,7 +307,7 @@ def _run(
     check_filters(made, [*numbers, *([] if filter is None else [filter])])
     chosen = {name: STAGES[name] for name in stages}
     if "tile" in chosen:
-        chosen["tile"] = partial(draw, filters=numbers, single=filter, grid=grid)
+        chosen["tile"] = partial(draw, filters=numbers, single=filter, grid=grid, form=form.value)
     try:
         with _show() as show, connect(settings.cluster) as pool, closing(run_stages(made, pool, chosen)) as running:
             dashboard = ""
@@ -275,7 +319,7 @@ def _run(
     except KeyboardInterrupt:
         print("interrupted: what is done is kept, the same command goes on from there.", file=sys.stderr)
         raise typer.Exit(130) from None
-    _summary(made, stages, filter, grid)
+    _summary(made, stages, filter, grid, form.value)
 
 
 def _numbers(text: str | None) -> list[int]:
@@ -285,7 +329,7 @@ def _numbers(text: str | None) -> list[int]:
         raise InputError(f"--filters {text} is not a list of numbers: --filters 3,17,40.") from None
 
 
-def _summary(plan, stages: list[str], filter: int | None, grid: int | None) -> None:  # type: ignore[no-untyped-def]
+def _summary(plan, stages: list[str], filter: int | None, grid: int | None, form: str) -> None:  # type: ignore[no-untyped-def]
     from pipeline.store import Store
 
     from .report import status as report
@@ -304,7 +348,7 @@ def _summary(plan, stages: list[str], filter: int | None, grid: int | None) -> N
     print(plan.config.store)
     if "tile" in stages:
         for layer in plan.layers:
-            for path in sheet_paths(plan, layer, filter, grid):
+            for path in sheet_paths(plan, layer, filter, grid, form):
                 print(path)
     if "gallery" in stages:
         print(plan.folder / "gallery" / "index.html")

@@ -20,9 +20,17 @@ from pipeline.store import Store
 
 from .progress import Progress
 
+PDF_DPI = 300
+WEBP_PX = 16_383  # the longest side that the format can have
+
 
 def tile(
-    plan: Plan, pool: Pool, filters: Sequence[int] = (), single: int | None = None, grid: int | None = None
+    plan: Plan,
+    pool: Pool,
+    filters: Sequence[int] = (),
+    single: int | None = None,
+    grid: int | None = None,
+    form: str = "png",
 ) -> Iterator[Progress]:
     """Draw the sheets of every layer asked for; always done again.
 
@@ -34,6 +42,8 @@ def tile(
         One filter, for a sheet of its own instead.
     grid : int, optional
         With ``single``: its so many strongest patches as one grid instead.
+    form : str
+        ``png``, ``pdf`` or ``webp``.
     """
     store = Store.open(plan.config.store)
     check_filters(plan, [*filters, *([] if single is None else [single])])
@@ -45,18 +55,22 @@ def tile(
     yield Progress("tile", 0, len(plan.layers), "layers")
     for done, layer in enumerate(plan.layers, 1):
         for path, picture, shown in _draw(plan, pool, store, layer, filters, single, grid):
-            _save(picture, folder / path, {**_facts(plan, store, layer), "filters": shown})
+            _save(picture, folder / f"{path}.{form}", {**_facts(plan, store, layer), "filters": shown})
         yield Progress("tile", done, len(plan.layers), "layers")
 
 
-def sheet_paths(plan: Plan, layer: Layer, single: int | None = None, grid: int | None = None) -> list[Path]:
+def sheet_paths(
+    plan: Plan, layer: Layer, single: int | None = None, grid: int | None = None, form: str = "png"
+) -> list[Path]:
     """Give the paths of the files that tile makes for a layer."""
+    return [plan.folder / "figures" / f"{name}.{form}" for name in _sheet_names(plan, layer, single, grid)]
+
+
+def _sheet_names(plan: Plan, layer: Layer, single: int | None, grid: int | None) -> list[str]:
     stem = f"layer{layer.title}"
     if single is not None:
-        names = [f"{stem}-filter{single}.png" if grid is None else f"{stem}-filter{single}-grid{grid}.png"]
-    else:
-        names = [f"{stem}.png", *([f"{stem}-filters.png"] if _pixel_weights(plan, layer) is not None else [])]
-    return [plan.folder / "figures" / name for name in names]
+        return [f"{stem}-filter{single}" if grid is None else f"{stem}-filter{single}-grid{grid}"]
+    return [stem, *([f"{stem}-filters"] if _pixel_weights(plan, layer) is not None else [])]
 
 
 def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -71,7 +85,7 @@ def _draw(
     facts = _facts(plan, store, layer)
     title = " · ".join(facts.values())
     quantile = plan.config.tile.quantile
-    paths = [path.name for path in sheet_paths(plan, layer, single, grid)]
+    names = _sheet_names(plan, layer, single, grid)
     if single is not None:
         title = f"{title} · filter {single}"
         if grid is not None:
@@ -84,7 +98,7 @@ def _draw(
         else:
             (cell,) = _cells(store, layer, [single])
             picture = figures.filter_sheet(cell, _captions(store, layer, single), title, quantile)
-        yield paths[0], picture, str(single)
+        yield names[0], picture, str(single)
         return
     rows, columns = figures.PAPER_GRIDS.get(layer.number or 0, figures.OTHER_GRID)
     ranked = store.read_ranking(layer.name).image[:, 0] >= 0
@@ -92,13 +106,13 @@ def _draw(
     if not chosen:
         raise InputError(f"no filter of layer {layer.name} is active on any image: there is nothing to draw.")
     yield (
-        paths[0],
+        names[0],
         figures.sheet(_cells(store, layer, chosen), (rows, columns), title, quantile),
         " ".join(map(str, chosen)),
     )
     weights = _pixel_weights(plan, layer)
     if weights is not None:
-        yield paths[1], figures.first_filters(weights, f"{facts['network']} · {facts['layer']}"), "all"
+        yield names[1], figures.first_filters(weights, f"{facts['network']} · {facts['layer']}"), "all"
 
 
 def check_filters(plan: Plan, filters: Sequence[int]) -> None:
@@ -147,7 +161,21 @@ def _captions(store: Store, layer: Layer, number: int) -> list[str]:
 
 
 def _save(picture: Image.Image, path: Path, facts: dict[str, str]) -> None:
-    metadata = PngInfo()
-    for name, value in facts.items():
-        metadata.add_text(name, value)
-    picture.save(path, pnginfo=metadata)
+    match path.suffix:
+        case ".png":
+            metadata = PngInfo()
+            for name, value in facts.items():
+                metadata.add_text(name, value)
+            picture.save(path, pnginfo=metadata)
+        case ".pdf":
+            # Pillow keeps colours as JPEG; a date would make the same sheet another file.
+            text = {
+                "title": f"{facts['network']}, {facts['layer']}",
+                "subject": "; ".join(f"{name}: {value}" for name, value in facts.items()),
+            }
+            dates = {"creationDate": None, "modDate": None}
+            picture.save(path, resolution=PDF_DPI, quality=95, subsampling=0, **text, **dates)
+        case ".webp":
+            if max(picture.size) > WEBP_PX:
+                raise InputError(f"{path} would have {max(picture.size):,} pixels, WebP has {WEBP_PX:,}: --format png.")
+            picture.save(path, lossless=True)

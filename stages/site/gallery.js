@@ -650,8 +650,9 @@
       main.replaceChildren(...plain("This gallery is not complete", "layers/run.js cannot be read: copy the whole folder, or make the gallery again.").nodes);
       return;
     }
+    const numbered = run.layers.every((layer) => layer.number);
     document.getElementById("network").textContent = run.network;
-    document.getElementById("layers").append(make("span", { class: "faint", "aria-hidden": "true" }, "Layer"), make("ul", {}, run.layers.map((layer) => make("li", {}, make("a", { href: layerLink(layer) }, layer.number ? String(layer.number) : layer.name)))));
+    document.getElementById("layers").append(make("span", { class: "faint", "aria-hidden": "true" }, "Layer"), make("ul", {}, run.layers.map((layer) => make("li", {}, make("a", { href: layerLink(layer) }, numbered ? String(layer.number) : layer.name)))));
     document.getElementById("about").append(make("p", {}, `Made by topnine. Projections by the rule “${run.rule}”, after Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014.`));
     document.querySelector(".skip").addEventListener("click", (event) => {
       event.preventDefault();

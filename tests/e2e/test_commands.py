@@ -116,6 +116,25 @@ def test_the_readmes_script_runs(demo, tmp_path):
     assert finished.stdout.count("\n") >= 3
 
 
+def test_the_readmes_analysis_draws_three_plots(demo, tmp_path):
+    folder, _ = demo
+    assert topnine("rank", "--layer", "2 5", cwd=folder).returncode == 2  # layer 2 is not mined
+    assert topnine("mine", "--layer", "2", cwd=folder).returncode == 0
+    assert topnine("rank", "--layer", "2", cwd=folder).returncode == 0
+    (script,) = re.findall(r"```python\n(import numpy.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "script.py").write_text(script)
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", tmp_path / "script.py"],
+        cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"MPLBACKEND": "Agg"},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert len(finished.stdout.splitlines()) == 4
+    with Image.open(folder / "analysis.png") as picture:
+        assert picture.size == (1500, 450)
+        thirds = np.array_split(np.asarray(picture.convert("L")), 3, axis=1)
+    assert all((third < 128).mean() > 0.002 for third in thirds)
+
+
 def test_plan_writes_nothing(tmp_path):
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     finished = topnine("plan", "--layer", "all", cwd=tmp_path)

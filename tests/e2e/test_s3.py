@@ -11,7 +11,7 @@ import s3fs
 import xarray
 from moto.server import ThreadedMotoServer
 
-from pipeline import shards
+from pipeline import open_run, shards
 from pipeline.errors import InputError
 from pipeline.store import Store, check_writable
 from stages.mine import find_todo
@@ -127,6 +127,13 @@ def test_a_store_in_a_bucket_is_the_store_on_a_disk(bucket, tmp_path):
         assert one.identical(other) or one.equals(other)
         assert set(one) == set(other)
     assert np.isfinite(other.top_activation).any()
+    one, other = (open_run(plan.config.store).layer(1) for plan in (local, remote))
+    live = int(np.argmax(other.dataset().active_fraction.values))
+    assert np.array_equal(one.rank(k=5).image, other.rank(k=5).image)
+    assert np.array_equal(one.activation(live), other.activation(live))
+    assert [hit.key for hit in one.top(live)] == [hit.key for hit in other.top(live)] != []
+    assert np.array_equal(one.top(live)[0].patch, other.top(live)[0].patch)
+    assert open_run(remote.config.store).dataset().key.values.tolist() == [picture.key for picture in PICTURES]
 
 
 def test_a_run_from_the_command_line_draws_beside_the_working_folder(bucket, tmp_path):

@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pipeline.ranking import add_figures, figures
-from pipeline.statistics import BINS, IMAGES, LEVELS, PLACES, Basis, Sums, count_classes, summarise
+from pipeline.statistics import BINS, IMAGES, LEVELS, PLACES, ROWS, Basis, Sums, count_classes, summarise
 
 values = st.sampled_from([0.0, 0.0, 1e-3, 0.1, 1.0, 1.5, 2.0, 3.0, 1000.0])
 signed = st.sampled_from([0.0, -5.0, -0.25, 0.1, 1.0, 2.0])
@@ -150,11 +151,19 @@ def test_ties_among_correlations_go_to_the_smaller_number():
     assert found["correlation"][4].tolist()[:3] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("images", [1, 1000, 2**20, 2**21 - 1, 2**21, 2**24 - 1, 2**30])
+def test_whole_numbers_fit_into_what_they_are_summed_in(images):
+    basis = Basis.of(np.ones(1), images, 1)
+    assert ROWS * 4**basis.product_bits <= 2**53  # a product of matrices in float64
+    assert images * (4**basis.product_bits + 1) < 2**63  # int64, with the mean rounded to a whole number
+    assert images * 2**basis.sum_bits < 2**53  # float64
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_sums_over_as_many_images_as_imagenet_has_do_not_overflow(sign):
     """Every activation is as large as it can be: all steps of the grid are used, all products have one sign."""
     images = 1_281_167
-    one = np.where(np.arange(images) % 2, 1, -1).astype(np.float32)
+    one = np.where(np.arange(images) % 2, 1, -1).astype(np.float32) * np.float32(1 - 2**-21)
     activation = np.stack([one, sign * one, np.full(images, 0.7, np.float32)], axis=1)
     found = summarised(activation, np.arange(images) % 1000)
     assert found["coactive"][0].tolist() == [1, -1, -1, -1, -1]
@@ -169,6 +178,19 @@ def test_a_large_mean_with_small_deviations_keeps_its_correlation():
     activation = (100 + noise @ [[1, 0.6], [0, 0.8]]).astype(np.float32)
     found = summarised(activation, np.full(5000, -1))
     assert abs(found["correlation"][0][0] - np.corrcoef(activation.T.astype(float))[0, 1]) < 1e-6
+
+
+def test_memory_does_not_grow_with_the_images_of_a_block():
+    def peak(portions):
+        activation = np.random.default_rng(0).random((portions * ROWS, 64), np.float32)
+        sums, label = Sums(Basis.of(np.ones(64), len(activation), 10)), np.arange(len(activation)) % 10
+        tracemalloc.start()
+        sums.take(activation, label, 0)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(12) < 1.25 * peak(3)
 
 
 def test_a_broken_networks_values_are_counted_as_zero():
