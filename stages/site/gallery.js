@@ -437,8 +437,7 @@
     return [
       make("div", { class: "sides" }, side("Projections", layer, filter, 0), layer.patches ? side("Patches", layer, filter, 1) : null),
       images(layer, data, filter),
-      make("div", { class: "columns" }, distribution(data, filter), classes(data, filter)),
-      together(layer, data, filter),
+      make("div", { class: "columns" }, distribution(data, filter), classes(data, filter), together(layer, data, filter)),
     ];
   }
 
