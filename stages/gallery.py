@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import site
+from pipeline import networks, site
 from pipeline.cluster import Pool
 from pipeline.errors import InputError
 from pipeline.figures import contrast
@@ -113,10 +113,9 @@ def folder_name(layer: Layer) -> str:
 
 def _find_shown(plan: Plan, store: Store) -> tuple[tuple[Layer, ...], list[str], int]:
     """Give the layers that are shown, the names of the others, and the depth of the deepest numbered one."""
-    network = plan.network()
+    network = networks.load(plan.config.network, "cpu")  # the driver may have no other device
     crop = plan.config.decode.crop
-    device = next(network.module.parameters()).device
-    graph = trace(network.module, torch.zeros(1, 3, crop, crop, device=device))
+    graph = trace(network.module, torch.zeros(1, 3, crop, crop))
     numbered = network.architecture.layers
     shown, left_out = [], []
     for name in store.layers:
@@ -280,7 +279,7 @@ def _draw_pixels(
     plan: Plan, pool: Pool, store: Store, layer: Layer, clearest: list[int], folder: Path
 ) -> dict[str, Any] | None:
     """Draw the weights of a convolution on pixels, and the patches that excite its clearest filter most."""
-    weights = plan.network().pixel_weights(layer.module)
+    weights = networks.load(plan.config.network, "cpu").pixel_weights(layer.module)
     if weights is None or not clearest:
         return None
     pictures = [contrast(each.transpose(1, 2, 0), 1.0) for each in weights]

@@ -36,8 +36,16 @@
 
   const SORTS = {
     number: { label: "Number", value: (filter) => -filter.number },
-    activation: { label: "Strongest activation", value: (filter) => filter.maximum, shown: (filter) => short(filter.maximum) },
-    active: { label: "Share of images that activate it", value: (filter) => filter.active, shown: (filter) => percent(filter.active) },
+    activation: {
+      label: "Strongest activation",
+      value: (filter) => filter.maximum,
+      shown: (filter) => short(filter.maximum),
+    },
+    active: {
+      label: "Share of images that activate it",
+      value: (filter) => filter.active,
+      shown: (filter) => percent(filter.active),
+    },
     entropy: {
       label: "Class entropy, fewest classes first",
       value: (filter) => -filter.entropy,
@@ -103,7 +111,14 @@
     const { height, width, pitch, columns } = layout;
     const side = Math.max(height, width);
     const element = make("span", { class: `tile${side <= 40 ? " pixels" : ""}`, "aria-hidden": "true" });
-    const sizes = { height, width, side, sheet: columns * pitch[1], x: (place % columns) * pitch[1], y: Math.floor(place / columns) * pitch[0] };
+    const sizes = {
+      height,
+      width,
+      side,
+      sheet: columns * pitch[1],
+      x: (place % columns) * pitch[1],
+      y: Math.floor(place / columns) * pitch[0],
+    };
     for (const [name, value] of Object.entries(sizes)) {
       element.style.setProperty(`--${name}`, value);
     }
@@ -131,7 +146,11 @@
     const tiles = Array.from({ length: 9 }, (_, rank) =>
       tile(layer.tiles, rank < hits ? filterSheet(layer, number) : null, row * 9 + rank),
     );
-    return make("div", { class: "nine", role: "img", "aria-label": `The ${hits} strongest ${what} of filter ${number}` }, tiles);
+    return make(
+      "div",
+      { class: "nine", role: "img", "aria-label": `The ${hits} strongest ${what} of filter ${number}` },
+      tiles,
+    );
   }
 
   function filterSheet(layer, number) {
@@ -166,12 +185,15 @@
 
   function load(layer) {
     if (!loading.has(layer.name)) {
-      loading.set(layer.name, new Promise((resolve, reject) => {
-        const script = make("script", { src: `${layer.folder}.js` });
-        script.addEventListener("load", () => resolve(prepared(window.topnine.get(layer.name))));
-        script.addEventListener("error", () => reject(new Error(`${layer.folder}.js cannot be read.`)));
-        document.head.append(script);
-      }));
+      loading.set(
+        layer.name,
+        new Promise((resolve, reject) => {
+          const script = make("script", { src: `${layer.folder}.js` });
+          script.addEventListener("load", () => resolve(prepared(window.topnine.get(layer.name))));
+          script.addEventListener("error", () => reject(new Error(`${layer.folder}.js cannot be read.`)));
+          document.head.append(script);
+        }),
+      );
     }
     return loading.get(layer.name);
   }
@@ -196,7 +218,7 @@
   }
 
   function className(data, label) {
-    return label < 0 ? "" : data.classes[label] ?? `class ${label}`;
+    return label < 0 ? "" : (data.classes[label] ?? `class ${label}`);
   }
 
   function searchable(text) {
@@ -206,10 +228,14 @@
   // -- the tour -----------------------------------------------------------------------------------------------------
 
   function tour() {
-    const numbers = `${count(run.images, "image")}, ${count(run.layers.length, "layer")}, ${count(sum(run.layers.map((layer) => layer.filters)), "filter")}.`;
+    const filters = sum(run.layers.map((layer) => layer.filters));
+    const counts = [count(run.images, "image"), count(run.layers.length, "layer"), count(filters, "filter")].join(", ");
     const heading = make("h1", { tabindex: "-1" }, `What ${run.network} looks for in `, make("bdi", {}, run.dataset));
-    const lead = make("p", { class: "lead" },
-      `Every filter of a convolutional network answers to something. Here are, for each, the nine images that excite it most: beside the patch that the filter saw, its projection back to pixels, which shows what in the patch did so. ${numbers}`);
+    const lead = make(
+      "p",
+      { class: "lead" },
+      `Every filter of a convolutional network answers to something. Here are, for each, the nine images that excite it most: beside the patch that the filter saw, its projection back to pixels, which shows what in the patch did so. ${counts}.`,
+    );
     return { title: `What ${run.network} looks for`, nodes: [heading, lead, ...run.layers.map(stop), missing()] };
   }
 
@@ -221,49 +247,92 @@
     const chapter = CHAPTERS[layer.chapter];
     const again = run.layers.slice(0, place).some((before) => before.chapter === layer.chapter);
     const id = `stop-${place}`;
-    return make("section", { class: "chapter", "aria-labelledby": id },
+    return make(
+      "section",
+      { class: "chapter", "aria-labelledby": id },
       make("h2", { id }, `${title(layer)}: ${chapter.title.toLowerCase()}`),
       make("p", { class: "faint" }, facts(layer)),
       make("p", { class: "lead" }, again ? chapter.again : chapter.look),
       layer.pixels ? pixels(layer) : null,
-      make("ul", { class: `clearest${Math.max(...layer.field) > 24 ? " large" : ""}` }, layer.clearest.map((filter) => make("li", {}, exhibit(layer, filter)))),
-      make("p", { class: "more" }, make("a", { href: layerLink(layer) }, `All ${count(layer.filters, "filter")} of ${title(layer).toLowerCase()}`)),
+      make(
+        "ul",
+        { class: `clearest${Math.max(...layer.field) > 24 ? " large" : ""}` },
+        layer.clearest.map((filter) => make("li", {}, exhibit(layer, filter))),
+      ),
+      make(
+        "p",
+        { class: "more" },
+        make("a", { href: layerLink(layer) }, `All ${count(layer.filters, "filter")} of ${title(layer).toLowerCase()}`),
+      ),
     );
   }
 
   function facts(layer) {
     const [height, width] = layer.field;
     const field = height === width ? `${height} pixels` : `${height} × ${width} pixels`;
-    return `${layer.name}: ${count(layer.filters, "filter")}, each sees ${field} of the image’s ${run.input}${layer.dead ? `; ${layer.dead} of them see nothing here that excites them` : ""}.`;
+    const sees = Math.min(height, width) < run.input ? `${field} of the image’s ${run.input}` : "the whole image";
+    const dead = layer.dead ? `; ${layer.dead} of them see nothing here that excites them` : "";
+    return `${layer.name}: ${count(layer.filters, "filter")}, each sees ${sees}${dead}.`;
   }
 
   function exhibit(layer, { filter, hits, maximum }) {
-    return make("a", { class: "exhibit", href: filterLink(layer, filter) },
-      make("span", { class: "pair" }, nine(layer, filter, hits, 0), layer.patches ? nine(layer, filter, hits, 1) : null),
-      make("span", { class: "label" }, `Filter ${filter}, up to ${short(maximum)}`));
+    return make(
+      "a",
+      { class: "exhibit", href: filterLink(layer, filter) },
+      make(
+        "span",
+        { class: "pair" },
+        nine(layer, filter, hits, 0),
+        layer.patches ? nine(layer, filter, hits, 1) : null,
+      ),
+      make("span", { class: "label" }, `Filter ${filter}, up to ${short(maximum)}`),
+    );
   }
 
   // Of a layer that works on pixels: its weights, and the patches that excite one of its filters.
   function pixels(layer) {
     const weights = Array.from({ length: layer.filters }, (_, number) =>
-      make("a", { href: filterLink(layer, number), "aria-label": `Filter ${number}` },
-        tile(layer.pixels.weights, `${layer.folder}/weights.webp`, number)));
-    return make("div", { class: "part pixelpair" },
-      make("div", {},
+      make(
+        "a",
+        { href: filterLink(layer, number), "aria-label": `Filter ${number}` },
+        tile(layer.pixels.weights, `${layer.folder}/weights.webp`, number),
+      ),
+    );
+    return make(
+      "div",
+      { class: "part pixelpair" },
+      make(
+        "div",
+        {},
         make("h3", {}, `Its ${layer.filters} filters themselves`),
         make("div", { class: "weights" }, weights),
-        make("p", { class: "note" }, "This layer works on the image itself, so its weights can be drawn as pixels.")),
-      layer.patches ? hundred(layer) : null);
+        make("p", { class: "note" }, "This layer works on the image itself, so its weights can be drawn as pixels."),
+      ),
+      layer.patches ? hundred(layer) : null,
+    );
   }
 
   function hundred(layer) {
     const [{ filter }] = layer.clearest;
     const patches = layer.pixels.patches;
-    const tiles = Array.from({ length: patches }, (_, rank) => tile(layer.pixels.grid, `${layer.folder}/grid.webp`, rank));
-    return make("div", {},
+    const tiles = Array.from({ length: patches }, (_, rank) =>
+      tile(layer.pixels.grid, `${layer.folder}/grid.webp`, rank),
+    );
+    return make(
+      "div",
+      {},
       make("h3", {}, "What excites ", make("a", { href: filterLink(layer, filter) }, `filter ${filter}`)),
-      make("div", { class: "hundred", role: "img", "aria-label": `The ${patches} patches that excite filter ${filter} most` }, tiles),
-      make("p", { class: "note" }, `One filter, ${patches} images: the patch of each that excites it most, strongest first.`));
+      make(
+        "div",
+        { class: "hundred", role: "img", "aria-label": `The ${patches} patches that excite filter ${filter} most` },
+        tiles,
+      ),
+      make(
+        "p",
+        { class: "note" },
+        `One filter, ${patches} images: the patch of each that excites it most, strongest first.`,
+      ),
+    );
   }
 
   function missing() {
@@ -298,7 +367,13 @@
       make("p", { class: "note" }, facts(layer)),
       wall.controls.form,
       wall.status,
-      layer.patches ? null : make("p", { class: "note" }, "The patches of this layer show more than half of an image each, and are left out of this gallery."),
+      layer.patches
+        ? null
+        : make(
+            "p",
+            { class: "note" },
+            "The patches of this layer show more than half of an image each, and are left out of this gallery.",
+          ),
       wall.list,
     ];
     return wall;
@@ -307,28 +382,70 @@
   function cell(layer, filter) {
     const picture = strongest(layer, filter, "projection");
     const value = make("span", { class: "faint" });
-    const link = make("a", { href: filterLink(layer, filter.number) }, picture,
-      make("span", { class: "label" }, make("span", {}, make("span", { class: "hidden" }, "Filter "), String(filter.number)), value));
+    const link = make(
+      "a",
+      { href: filterLink(layer, filter.number) },
+      picture,
+      make(
+        "span",
+        { class: "label" },
+        make("span", {}, make("span", { class: "hidden" }, "Filter "), String(filter.number)),
+        value,
+      ),
+    );
     return { filter, picture, value, link, item: make("li", {}, link) };
   }
 
   function controls(wall) {
-    const search = make("input", { type: "search", id: "search", autocomplete: "off", spellcheck: "false", dir: "auto" });
-    const sort = make("select", { id: "sort" }, sortsOf(wall.data).map((key) => make("option", { value: key }, SORTS[key].label)));
-    const shows = (wall.layer.patches ? ["projection", "patch"] : ["projection"]).map((value) => make("input", { type: "radio", name: "show", value }));
-    const form = make("form", { class: "controls", role: "search", "aria-label": "Filters of this layer" },
-      make("div", { class: "search" }, make("label", { class: "above", for: "search" }, "Search by number, class or image"), search),
+    const search = make("input", {
+      type: "search",
+      id: "search",
+      autocomplete: "off",
+      spellcheck: "false",
+      dir: "auto",
+    });
+    const sort = make(
+      "select",
+      { id: "sort" },
+      sortsOf(wall.data).map((key) => make("option", { value: key }, SORTS[key].label)),
+    );
+    const shows = (wall.layer.patches ? ["projection", "patch"] : ["projection"]).map((value) =>
+      make("input", { type: "radio", name: "show", value }),
+    );
+    const form = make(
+      "form",
+      { class: "controls", role: "search", "aria-label": "Filters of this layer" },
+      make(
+        "div",
+        { class: "search" },
+        make("label", { class: "above", for: "search" }, "Search by number, class or image"),
+        search,
+      ),
       make("div", {}, make("label", { class: "above", for: "sort" }, "Sort by"), sort),
-      make("fieldset", {}, make("legend", {}, "Show the strongest"),
-        shows.map((show) => make("label", { class: "choice" }, show, show.value))));
-    const ask = () => location.replace(wallLink(wall.layer, { search: search.value, sort: sort.value, show: shows.find((show) => show.checked).value }));
+      make(
+        "fieldset",
+        {},
+        make("legend", {}, "Show the strongest"),
+        shows.map((show) => make("label", { class: "choice" }, show, show.value)),
+      ),
+    );
+    const ask = () =>
+      location.replace(
+        wallLink(wall.layer, {
+          search: search.value,
+          sort: sort.value,
+          show: shows.find((show) => show.checked).value,
+        }),
+      );
     form.addEventListener("input", ask);
     form.addEventListener("submit", (event) => event.preventDefault());
     return { form, search, sort, shows };
   }
 
   function sortsOf(data) {
-    return Object.keys(SORTS).filter((key) => key !== "entropy" || data.filters.some((filter) => Number.isFinite(filter.entropy)));
+    return Object.keys(SORTS).filter(
+      (key) => key !== "entropy" || data.filters.some((filter) => Number.isFinite(filter.entropy)),
+    );
   }
 
   function wallLink(layer, query) {
@@ -345,7 +462,9 @@
 
   // What a wall's link asks for; what it asks wrongly is as if it were not there.
   function wallQuery(wall, parameters) {
-    const asked = Object.fromEntries(Object.entries(DEFAULTS).map(([key, value]) => [key, parameters.get(key) ?? value]));
+    const asked = Object.fromEntries(
+      Object.entries(DEFAULTS).map(([key, value]) => [key, parameters.get(key) ?? value]),
+    );
     return {
       search: asked.search,
       sort: sortsOf(wall.data).includes(asked.sort) ? asked.sort : DEFAULTS.sort,
@@ -378,7 +497,7 @@
     if (filter.hits.length) {
       showing(picture, wallSheet(layer, filter.number, show));
     }
-    value.textContent = filter.hits.length ? SORTS[sort].shown?.(filter) ?? "" : "dead";
+    value.textContent = filter.hits.length ? (SORTS[sort].shown?.(filter) ?? "") : "dead";
   }
 
   // A number finds that filter, and an image of that very name; any other text finds it within names.
@@ -409,18 +528,34 @@
     return {
       title: `Filter ${number}, ${title(layer).toLowerCase()}`,
       nodes: [
-        make("p", { class: "above-heading" }, make("a", { href: lastWall(layer), id: "up" }, `${title(layer)}: all filters`)),
-        make("div", { class: "heading" }, make("h1", { tabindex: "-1" }, `Filter ${number}`), steps(layer, data, number)),
+        make(
+          "p",
+          { class: "above-heading" },
+          make("a", { href: lastWall(layer), id: "up" }, `${title(layer)}: all filters`),
+        ),
+        make(
+          "div",
+          { class: "heading" },
+          make("h1", { tabindex: "-1" }, `Filter ${number}`),
+          steps(layer, data, number),
+        ),
         filterFacts(filter),
-        ...(filter.hits.length ? filterBody(layer, data, filter) : [make("p", { class: "lead" }, "This filter is dead: no image activates it.")]),
+        ...(filter.hits.length
+          ? filterBody(layer, data, filter)
+          : [make("p", { class: "lead" }, "This filter is dead: no image activates it.")]),
       ],
     };
   }
 
   function steps(layer, data, number) {
-    const step = (to, words, rel) => (data.filters[to] ? make("a", { href: filterLink(layer, to), rel, id: rel }, words) : null);
-    return make("nav", { class: "steps", "aria-label": "Filters beside this one" },
-      step(number - 1, "← Previous", "prev"), step(number + 1, "Next →", "next"));
+    const step = (to, words, rel) =>
+      data.filters[to] ? make("a", { href: filterLink(layer, to), rel, id: rel }, words) : null;
+    return make(
+      "nav",
+      { class: "steps", "aria-label": "Filters beside this one" },
+      step(number - 1, "← Previous", "prev"),
+      step(number + 1, "Next →", "next"),
+    );
   }
 
   function filterFacts(filter) {
@@ -430,19 +565,39 @@
       ["Images that activate it", percent(filter.active)],
       Number.isFinite(filter.entropy) ? ["Class entropy", `${short(filter.entropy)} bits`] : null,
     ].filter(Boolean);
-    return make("dl", { class: "facts" }, listed.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value))));
+    return make(
+      "dl",
+      { class: "facts" },
+      listed.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {}, value))),
+    );
   }
 
   function filterBody(layer, data, filter) {
     return [
-      make("div", { class: "sides" }, side("Projections", layer, filter, 0), layer.patches ? side("Patches", layer, filter, 1) : null),
+      make(
+        "div",
+        { class: "sides" },
+        side("Projections", layer, filter, 0),
+        layer.patches ? side("Patches", layer, filter, 1) : null,
+      ),
       images(layer, data, filter),
-      make("div", { class: "columns" }, distribution(data, filter), classes(data, filter), together(layer, data, filter)),
+      make(
+        "div",
+        { class: "columns" },
+        distribution(data, filter),
+        classes(data, filter),
+        together(layer, data, filter),
+      ),
     ];
   }
 
   function side(caption, layer, filter, row) {
-    return make("figure", {}, make("figcaption", { class: "faint" }, caption), nine(layer, filter.number, filter.hits.length, row));
+    return make(
+      "figure",
+      {},
+      make("figcaption", { class: "faint" }, caption),
+      nine(layer, filter.number, filter.hits.length, row),
+    );
   }
 
   function block(heading, ...children) {
@@ -451,17 +606,40 @@
 
   function images(layer, data, filter) {
     const note = "Whole images are left out of this gallery.";
-    return block("Where they come from",
-      run.thumbnails ? make("ol", { class: "hits" }, filter.hits.map((hit, rank) => make("li", {}, whole(data, hit, rank)))) : make("p", { class: "faint" }, note),
-      make("details", { open: !run.thumbnails }, make("summary", {}, "As a table"), hitTable(data, filter)));
+    return block(
+      "Where they come from",
+      run.thumbnails
+        ? make(
+            "ol",
+            { class: "hits" },
+            filter.hits.map((hit, rank) => make("li", {}, whole(data, hit, rank))),
+          )
+        : make("p", { class: "faint" }, note),
+      make("details", { open: !run.thumbnails }, make("summary", {}, "As a table"), hitTable(data, filter)),
+    );
   }
 
   function whole(data, hit, rank) {
     const [image, activation] = hit;
-    const picture = make("img", { src: `images/${image}.webp`, width: run.input, height: run.input, loading: "lazy", alt: `Image ${keyOf(data, image)}, with a frame around the patch` });
-    return make("figure", {},
+    const picture = make("img", {
+      src: `images/${image}.webp`,
+      width: run.input,
+      height: run.input,
+      loading: "lazy",
+      alt: `Image ${keyOf(data, image)}, with a frame around the patch`,
+    });
+    return make(
+      "figure",
+      {},
       make("span", { class: "whole" }, picture, frame(hit)),
-      make("figcaption", {}, make("span", { class: "hidden" }, `Rank ${rank + 1}, activation `), short(activation), caption(data, image)));
+      make(
+        "figcaption",
+        {},
+        make("span", { class: "hidden" }, `Rank ${rank + 1}, activation `),
+        short(activation),
+        caption(data, image),
+      ),
+    );
   }
 
   function caption(data, image) {
@@ -473,34 +651,89 @@
 
   function frame([, , top, left, bottom, right]) {
     const place = { x: left, y: top, width: right - left, height: bottom - top };
-    return makeSvg("svg", { viewBox: `0 0 ${run.input} ${run.input}`, "aria-hidden": "true" },
-      makeSvg("rect", { class: "under", ...place }), makeSvg("rect", { class: "over", ...place }));
+    return makeSvg(
+      "svg",
+      { viewBox: `0 0 ${run.input} ${run.input}`, "aria-hidden": "true" },
+      makeSvg("rect", { class: "under", ...place }),
+      makeSvg("rect", { class: "over", ...place }),
+    );
   }
 
   function hitTable(data, filter) {
     const rows = filter.hits.map(([image, activation, top, left, bottom, right]) => [
-      short(activation), named(className(data, labelOf(data, image)) || "–"), named(keyOf(data, image)), `${top}, ${left}, ${bottom}, ${right}`,
+      short(activation),
+      named(className(data, labelOf(data, image)) || "–"),
+      named(keyOf(data, image)),
+      `${top}, ${left}, ${bottom}, ${right}`,
     ]);
-    return table("The strongest images; patches as top, left, bottom, right in pixels of the network's input", ["Activation", "Class", "Image", "Patch"], rows, [0]);
+    return table(
+      "The strongest images; patches as top, left, bottom, right in pixels of the network's input",
+      ["Activation", "Class", "Image", "Patch"],
+      rows,
+      [0],
+    );
   }
 
   function table(caption, heads, rows, numbers = []) {
     const data = (value, column) => make("td", { class: numbers.includes(column) ? "number" : null }, value);
-    return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-      make("table", {}, make("caption", {}, caption),
-        make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))),
-        make("tbody", {}, rows.map((row) => make("tr", {}, row.map(data))))));
+    return make(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+      make(
+        "table",
+        {},
+        make("caption", {}, caption),
+        make(
+          "thead",
+          {},
+          make(
+            "tr",
+            {},
+            heads.map((head) => make("th", { scope: "col" }, head)),
+          ),
+        ),
+        make(
+          "tbody",
+          {},
+          rows.map((row) => make("tr", {}, row.map(data))),
+        ),
+      ),
+    );
   }
 
   function distribution(data, filter) {
     if (!filter.histogram || !filter.maximum) return null;
     const edge = (bin) => short((filter.maximum * bin) / filter.histogram.length);
-    const rows = filter.histogram.map((images, bin) => [`${edge(bin)} to ${edge(bin + 1)}`, images.toLocaleString("en")]);
-    return block("Over all images",
-      make("figure", {}, bars(data, filter),
-        make("div", { class: "axis faint" }, make("span", {}, "0"), make("span", {}, "activation"), make("span", {}, short(filter.maximum)))),
-      make("p", { class: "note" }, `How many images activate it so much, on a logarithmic scale. ${spread(data, filter)}`),
-      make("details", {}, make("summary", {}, "As a table"), table("Images by their activation", ["Activation", "Images"], rows, [1])));
+    const rows = filter.histogram.map((images, bin) => [
+      `${edge(bin)} to ${edge(bin + 1)}`,
+      images.toLocaleString("en"),
+    ]);
+    return block(
+      "Over all images",
+      make(
+        "figure",
+        {},
+        bars(data, filter),
+        make(
+          "div",
+          { class: "axis faint" },
+          make("span", {}, "0"),
+          make("span", {}, "activation"),
+          make("span", {}, short(filter.maximum)),
+        ),
+      ),
+      make(
+        "p",
+        { class: "note" },
+        `How many images activate it so much, on a logarithmic scale. ${spread(data, filter)}`,
+      ),
+      make(
+        "details",
+        {},
+        make("summary", {}, "As a table"),
+        table("Images by their activation", ["Activation", "Images"], rows, [1]),
+      ),
+    );
   }
 
   function spread(data, filter) {
@@ -515,25 +748,54 @@
       return makeSvg("rect", { x: bin * 10, y: 100 - height, width: 9, height });
     });
     const words = `Histogram of the activations over ${count(sum(histogram), "image")}, from 0 to ${short(maximum)}; the table below has its numbers.`;
-    return makeSvg("svg", { class: "histogram", viewBox: `0 0 ${histogram.length * 10} 100`, preserveAspectRatio: "none", role: "img", "aria-label": words }, drawn);
+    return makeSvg(
+      "svg",
+      {
+        class: "histogram",
+        viewBox: `0 0 ${histogram.length * 10} 100`,
+        preserveAspectRatio: "none",
+        role: "img",
+        "aria-label": words,
+      },
+      drawn,
+    );
   }
 
   function classes(data, filter) {
     if (!filter.classes?.length) return null;
     const rows = filter.classes.map(([label, images]) => [named(className(data, label)), String(images)]);
     const strongest = `Most frequent among its ${data.strongest} strongest images`;
-    return block("Classes", table(strongest, ["Class", "Images"], rows, [1]),
-      make("p", { class: "note" }, `Entropy of the classes of these images: ${short(filter.entropy)} bits; 0 would be a single class.`));
+    return block(
+      "Classes",
+      table(strongest, ["Class", "Images"], rows, [1]),
+      make(
+        "p",
+        { class: "note" },
+        `Entropy of the classes of these images: ${short(filter.entropy)} bits; 0 would be a single class.`,
+      ),
+    );
   }
 
   function together(layer, data, filter) {
     if (!filter.together?.length) return null;
     const others = filter.together.map(([number, correlation]) =>
-      make("li", {}, make("a", { href: filterLink(layer, number) }, strongest(layer, data.filters[number], layer.patches ? "patch" : "projection"),
-        make("span", { class: "label" }, `Filter ${number}`),
-        make("span", { class: "faint" }, make("span", { class: "hidden" }, "correlation "), short(correlation)))));
-    return block("Filters that fire together with it", make("ul", { class: "together" }, others),
-      make("p", { class: "note" }, "By the correlation of their activations over all images."));
+      make(
+        "li",
+        {},
+        make(
+          "a",
+          { href: filterLink(layer, number) },
+          strongest(layer, data.filters[number], layer.patches ? "patch" : "projection"),
+          make("span", { class: "label" }, `Filter ${number}`),
+          make("span", { class: "faint" }, make("span", { class: "hidden" }, "correlation "), short(correlation)),
+        ),
+      ),
+    );
+    return block(
+      "Filters that fire together with it",
+      make("ul", { class: "together" }, others),
+      make("p", { class: "note" }, "By the correlation of their activations over all images."),
+    );
   }
 
   // -- routes -------------------------------------------------------------------------------------------------------
@@ -559,7 +821,8 @@
     const number = /^\d+$/.test(parts[3] ?? "") ? Number(parts[3]) : NaN;
     if (parts.length === 0) return { kind: "tour" };
     if (layer && parts.length === 2) return { kind: "wall", layer, parameters: new URLSearchParams(query) };
-    if (layer && parts.length === 4 && parts[2] === "filter" && number < layer.filters) return { kind: "filter", layer, number };
+    if (layer && parts.length === 4 && parts[2] === "filter" && number < layer.filters)
+      return { kind: "filter", layer, number };
     return { kind: "nowhere" };
   }
 
@@ -577,11 +840,23 @@
   }
 
   function wallView(wall, parameters) {
-    return { title: `${title(wall.layer)}: all filters`, nodes: wall.nodes, wall, update: () => updateWall(wall, wallQuery(wall, parameters)) };
+    return {
+      title: `${title(wall.layer)}: all filters`,
+      nodes: wall.nodes,
+      wall,
+      update: () => updateWall(wall, wallQuery(wall, parameters)),
+    };
   }
 
   function plain(heading, text) {
-    return { title: heading, nodes: [make("h1", { tabindex: "-1" }, heading), make("p", { class: "lead" }, text), make("p", { class: "more" }, make("a", { href: "#/" }, "To the tour"))] };
+    return {
+      title: heading,
+      nodes: [
+        make("h1", { tabindex: "-1" }, heading),
+        make("p", { class: "lead" }, text),
+        make("p", { class: "more" }, make("a", { href: "#/" }, "To the tour")),
+      ],
+    };
   }
 
   async function render(first = false) {
@@ -604,7 +879,8 @@
     main.replaceChildren(...shown.nodes.filter(Boolean));
     for (const link of document.querySelectorAll("#layers a")) {
       link.toggleAttribute("aria-current", false);
-      if (link.getAttribute("href") === (where.layer ? layerLink(where.layer) : "")) link.setAttribute("aria-current", "true");
+      if (link.getAttribute("href") === (where.layer ? layerLink(where.layer) : ""))
+        link.setAttribute("aria-current", "true");
     }
   }
 
@@ -635,7 +911,14 @@
   }
 
   function onKey(event) {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || event.target.matches("input, select, .scroll")) return;
+    if (
+      event.altKey ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.shiftKey ||
+      event.target.matches("input, select, .scroll")
+    )
+      return;
     const id = { ArrowLeft: "prev", ArrowRight: "next", Escape: "up" }[event.key];
     const link = id && document.getElementById(id);
     if (link) {
@@ -646,13 +929,35 @@
 
   function start() {
     if (!run) {
-      main.replaceChildren(...plain("This gallery is not complete", "layers/run.js cannot be read: copy the whole folder, or make the gallery again.").nodes);
+      main.replaceChildren(
+        ...plain(
+          "This gallery is not complete",
+          "layers/run.js cannot be read: copy the whole folder, or make the gallery again.",
+        ).nodes,
+      );
       return;
     }
     const numbered = run.layers.every((layer) => layer.number);
     document.getElementById("network").textContent = run.network;
-    document.getElementById("layers").append(make("span", { class: "faint", "aria-hidden": "true" }, "Layer"), make("ul", {}, run.layers.map((layer) => make("li", {}, make("a", { href: layerLink(layer) }, numbered ? String(layer.number) : layer.name)))));
-    document.getElementById("about").append(make("p", {}, `Made by topnine. Projections by the rule “${run.rule}”, after Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014.`));
+    document.getElementById("layers").append(
+      make("span", { class: "faint", "aria-hidden": "true" }, "Layer"),
+      make(
+        "ul",
+        {},
+        run.layers.map((layer) =>
+          make("li", {}, make("a", { href: layerLink(layer) }, numbered ? String(layer.number) : layer.name)),
+        ),
+      ),
+    );
+    document
+      .getElementById("about")
+      .append(
+        make(
+          "p",
+          {},
+          `Made by topnine. Projections by the rule “${run.rule}”, after Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014.`,
+        ),
+      );
     document.querySelector(".skip").addEventListener("click", (event) => {
       event.preventDefault();
       main.focus();
