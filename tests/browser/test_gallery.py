@@ -71,14 +71,13 @@ def test_the_tour_shows_every_layer_its_weights_and_a_hundred_patches(visit, sit
 
 def test_pictures_of_the_tour_are_read_when_they_come_near(visit):
     page = visit()
+    wait(page, "document.querySelector('.weights .tile').dataset.shown === ''")
     settled(page)
-    before = {url for url in page.seen.requests if url.endswith(".webp")}
-    page.locator("section.chapter").last.scroll_into_view_if_needed()
-    wait(page, "document.querySelector('section.chapter:last-of-type .tile').dataset.shown === ''")
-    after = {url for url in page.seen.requests if url.endswith(".webp")}
-    assert before
+    before = list(page.seen.requests)
+    with page.expect_request(lambda request: "conv5/filter-" in request.url):
+        page.locator("section.chapter").last.scroll_into_view_if_needed()
     assert not any("conv5" in url for url in before)
-    assert any("conv5" in url for url in after)
+    assert any(url.endswith("conv1/weights.webp") for url in page.seen.requests)
     assert not any(url.endswith("conv5.js") for url in page.seen.requests)
 
 
