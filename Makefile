@@ -29,7 +29,7 @@ setup: $(VENV)/ready  ## make the virtual environment and install
 mine: $(VENV)/ready  ## run every stage, to the sheets of LAYER
 	$(BIN)/topnine run $(OPTIONS)
 
-gallery: mine  ## the same, and a static page over the sheets
+gallery: mine  ## the same, and a static site of every layer of the run
 	$(BIN)/topnine gallery $(OPTIONS)
 
 submit: $(VENV)/ready  ## the same as mine, as a Slurm job that starts those of CLUSTER

@@ -120,6 +120,12 @@ class TileConfig(_Section):
     quantile: float = Field(0.995, gt=0, le=1, description="of a projection's absolute values, drawn as full contrast")
 
 
+class GalleryConfig(_Section):
+    """What the gallery shows of the data."""
+
+    thumbnails: bool = Field(True, description="whole images, and patches of more than half of one")
+
+
 class _Cluster(_Section):
     device: str = Field("auto", description="as torch names them; auto = cuda where the worker has one, else cpu")
     threads: int = Field(0, ge=0, le=1024, description="of a worker, to decode and compute; 0 shares the cores out")
@@ -220,6 +226,7 @@ class RunConfig(_Section):
     rank: RankConfig = RankConfig()
     deconvolve: DeconvolveConfig = DeconvolveConfig()
     tile: TileConfig = TileConfig()
+    gallery: GalleryConfig = GalleryConfig()
     cluster: ClusterConfig = Field(InlineCluster(), discriminator="kind")
     store: str = Field(description="the Zarr store; runs/<configuration>.zarr unless given")
 

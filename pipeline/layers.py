@@ -110,10 +110,10 @@ def convolutions(graph: Graph) -> list[str]:
 
 def pixel_weights(network: nn.Module, layer: Layer) -> np.ndarray | None:
     """Give the weights (filter, rgb, y, x) of a convolution that works on the image itself; None of any other layer."""
-    weight = getattr(network.get_submodule(layer.module), "weight", None)
-    if weight is None or weight.ndim != 4 or weight.shape[1] != 3:
+    module = network.get_submodule(layer.module)
+    if not isinstance(module, nn.Conv2d) or module.in_channels != 3 or module.groups != 1:
         return None
-    return weight.float().cpu().numpy()
+    return module.weight.detach().float().cpu().numpy()
 
 
 def first_convolution(graph: Graph, numbered: Mapping[str, str]) -> Layer:

@@ -10,6 +10,8 @@ from . import shards
 from .config import RunConfig
 from .decode import decode
 from .errors import DecodeError, WorkError
+from .layers import Layer
+from .ranking import top
 from .receptive_field import ReceptiveField
 from .store import Store
 from .stream import ahead
@@ -73,3 +75,16 @@ def cut(pixels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return np.stack(
         [image[top:bottom, left:right] for image, (top, left, bottom, right) in zip(pixels, boxes, strict=True)]
     )
+
+
+def strongest_patches(
+    store: Store, dataset: shards.Dataset, layer: Layer, number: int, count: int, config: RunConfig, threads: int
+) -> np.ndarray:
+    """Cut the patches (patch, y, x, rgb) of a filter's strongest activations, as many as there are up to a count."""
+    strongest = top(store.read_filter(layer.name, number), ranks=min(count, store.images))
+    ranking = store.locate(layer.name, strongest, number)
+    there = ranking.image[0] >= 0
+    if not there.any():
+        return np.empty((0, *window_size(layer.field, config.decode.crop), 3), np.uint8)
+    boxes = windows(layer.field, ranking.row[0][there], ranking.column[0][there], config.decode.crop)
+    return cut(read_images(store, dataset, ranking.image[0][there], config, threads), boxes)

@@ -157,8 +157,15 @@ def _tile(
     _run(settings, ["tile"], filters, filter, grid, form)
 
 
-@_command("gallery", "Write a static page over the sheets.")
+@_command("gallery", "Write a static site of every layer that is deconvolved, whichever --layer names.")
 def _gallery(settings: RunConfig) -> None:
+    from pipeline.store import Store
+
+    store = Store.open(settings.store)
+    ranked = [name for name in store.layers if store.fingerprint("rank", name) is not None]
+    if ranked:  # else the stages say what is missing
+        mine = settings.mine.model_copy(update={"layers": " ".join(ranked)})
+        settings = settings.model_copy(update={"mine": mine})
     _run(settings, ["statistics", "gallery"])
 
 

@@ -14,9 +14,8 @@ from pipeline.cluster import Pool
 from pipeline.errors import InputError
 from pipeline.figures import Cell
 from pipeline.layers import Layer, pixel_weights
-from pipeline.patches import cut, read_images, windows
+from pipeline.patches import strongest_patches
 from pipeline.plan import Plan
-from pipeline.ranking import top
 from pipeline.store import Store
 
 from .progress import Progress
@@ -84,7 +83,11 @@ def _draw(
     if single is not None:
         title = f"{title} · filter {single}"
         if grid is not None:
-            patches = _strongest_patches(plan, pool, store, layer, single, grid)
+            patches = strongest_patches(store, plan.dataset, layer, single, grid, plan.config, pool.threads)
+            if not len(patches):
+                raise InputError(
+                    f"filter {single} of layer {layer.name} is not active on any image: there is nothing to draw."
+                )
             picture = figures.patch_grid(patches, f"{title}, its {len(patches)} strongest")
         else:
             (cell,) = _cells(store, layer, [single])
@@ -150,17 +153,6 @@ def _captions(store: Store, layer: Layer, number: int) -> list[str]:
         f"{activation:.3g}  {name}" if image >= 0 else ""
         for activation, image, name in zip(ranking.activation[0], ranking.image[0], names, strict=True)
     ]
-
-
-def _strongest_patches(plan: Plan, pool: Pool, store: Store, layer: Layer, number: int, count: int) -> np.ndarray:
-    """Cut the patches (patch, y, x, rgb) of a filter's strongest activations, as many as there are up to a count."""
-    strongest = top(store.read_filter(layer.name, number), ranks=min(count, store.images))
-    ranking = store.locate(layer.name, strongest, number)
-    there = ranking.image[0] >= 0
-    if not there.any():
-        raise InputError(f"filter {number} of layer {layer.name} is not active on any image: there is nothing to draw.")
-    boxes = windows(layer.field, ranking.row[0][there], ranking.column[0][there], plan.config.decode.crop)
-    return cut(read_images(store, plan.dataset, ranking.image[0][there], plan.config, pool.threads), boxes)
 
 
 def _save(picture: Image.Image, path: Path, facts: dict[str, str]) -> None:

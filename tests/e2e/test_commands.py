@@ -90,14 +90,19 @@ def test_one_filter_has_a_sheet_and_a_grid_of_any_size(demo):
             assert sheet.text["filters"] == ("3 17 40" if options[0] == "--filters" else "7")
 
 
-def test_the_gallery_is_one_page_with_the_sheets(demo):
+def test_the_gallery_shows_every_layer_of_the_store(demo):
     folder, _ = demo
-    finished = topnine("gallery", cwd=folder)
+    finished = topnine("gallery", "--layer", "2", cwd=folder)
     assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "runs/demo/gallery/index.html"
     page = folder / "runs/demo/gallery/index.html"
-    for source in re.findall(r'src="([^"]+)"', page.read_text()):
+    sources = re.findall(r'(?:src|href)="([^"#]+)"', page.read_text())
+    assert {"gallery.js", "gallery.css", "layers/run.js"} <= set(sources)
+    for source in sources:
         assert (page.parent / source).is_file()
-    assert "layer5.png" in page.read_text()
+    state = json.loads(topnine("status", "runs/demo.zarr", "--json", cwd=folder).stdout)
+    assert {path.stem.split("-")[1] for path in page.parent.glob("layers/*-*.js")} == set(state["layers"])
+    assert all(layer["statistics"] for layer in state["layers"].values())
 
 
 def test_the_readmes_script_runs(demo, tmp_path):

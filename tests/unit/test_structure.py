@@ -20,6 +20,7 @@ PURE = (
     "graph",
     "stream",
     "classifier",
+    "site",
     "statistics",
 )
 

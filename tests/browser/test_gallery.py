@@ -1,0 +1,465 @@
+"""The gallery in a browser, from disk: what it shows, every control, every link, and names that would be markup."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tests.browser.conftest import CLASSES, DEAD, KEYS
+
+WALL = "#/layer/conv5"
+FILTER = "#/layer/conv5/filter/7"
+VIEWS = {
+    "tour": "#/",
+    "wall": WALL,
+    "wall sorted": f"{WALL}?search=e&sort=entropy&show=patch",
+    "wall without results": f"{WALL}?search=nothing+is+called+this",
+    "filter": FILTER,
+    "filter of layer 1": "#/layer/conv1/filter/0",
+    "dead filter": f"{WALL}/filter/{DEAD}",
+    "nowhere": "#/layer/conv9",
+}
+MODES = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"color_scheme": "light", "viewport": {"width": 360, "height": 740}},
+}
+
+
+def shown_filters(page):
+    return [int(link.split("/")[-1]) for link in page.eval_on_selector_all(".wall a", "all => all.map(a => a.hash)")]
+
+
+def state(page):
+    """What a reader sees, and what the controls say."""
+    return page.evaluate("""() => [document.title, document.querySelector("main").innerText,
+        [...document.querySelectorAll("input, select")].map(each => [each.value, each.checked]),
+        [...document.querySelectorAll("main a")].map(a => a.hash), location.hash]""")
+
+
+def wait(page, condition, argument=None):
+    """Wait until an expression is true: Playwright's own wait evaluates text in the page, which its policy forbids."""
+    for _ in range(500):
+        if page.evaluate(condition, argument):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(condition)
+
+
+def settled(page, words="h1"):
+    page.wait_for_selector(words)
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
+
+
+def test_the_tour_shows_every_layer_its_weights_and_a_hundred_patches(visit, site):
+    page = visit()
+    assert page.locator("section.chapter").count() == 5
+    assert page.locator(".weights a").count() == 64
+    chosen = int(page.locator(".pixelpair h3 a").evaluate("a => a.hash").split("/")[-1])
+    active = int((site.store.read_filter("conv1", chosen) > 0).sum())
+    assert page.locator(".hundred .tile").count() == min(100, active) > 9
+    for section in page.locator("section.chapter").all():
+        assert 3 <= section.locator(".exhibit").count() <= 9
+        assert section.locator(".exhibit").first.locator("[role=img]").count() == 2
+        assert len(section.locator(".lead").inner_text()) > 40
+    assert len(set(page.locator(".lead").all_inner_texts())) == 6
+
+
+def test_pictures_of_the_tour_are_read_when_they_come_near(visit):
+    page = visit()
+    wait(page, "document.querySelector('.weights .tile').dataset.shown === ''")
+    settled(page)
+    before = list(page.seen.requests)
+    with page.expect_request(lambda request: "conv5/filter-" in request.url):
+        page.locator("section.chapter").last.scroll_into_view_if_needed()
+    assert not any("conv5" in url for url in before)
+    assert any(url.endswith("conv1/weights.webp") for url in page.seen.requests)
+    assert not any(url.endswith("conv5.js") for url in page.seen.requests)
+
+
+def test_a_layers_data_is_read_once_and_only_when_it_is_opened(visit):
+    page = visit()
+    page.get_by_role("navigation", name="Layers").get_by_role("link", name="4").click()
+    settled(page, ".wall")
+    page.evaluate("location.hash = '#/layer/conv4/filter/3'")
+    settled(page, ".hits")
+    scripts = [url.split("/")[-1] for url in page.seen.requests if url.endswith(".js")]
+    assert sorted(scripts) == ["009-conv4.js", "gallery.js", "run.js"]
+
+
+def test_a_filters_page_shows_what_the_store_has(visit, site):
+    page = visit(FILTER)
+    ranking = site.store.read_ranking("conv5", slice(7, 8))
+    keys, _ = site.store.image_columns(("key", "label"), ranking.image[0])
+    assert page.locator(".hits li").count() == 9
+    assert page.locator(".hits img").evaluate_all("all => all.map(img => img.getAttribute('src'))") == [
+        f"images/{image}.webp" for image in ranking.image[0]
+    ]
+    first = page.locator(".hits li").first
+    assert f"{ranking.activation[0, 0]:.3g}" in first.inner_text()
+    box = site.store.read_layer("conv5", "box", slice(7, 8))[0]
+    frames = page.locator(".hits rect.over").evaluate_all(
+        "all => all.map(r => ['y', 'x', 'height', 'width'].map(name => Number(r.getAttribute(name))))"
+    )
+    assert frames == [[top, left, bottom - top, right - left] for top, left, bottom, right in box.tolist()]
+    page.locator(".block").first.locator("summary").click()
+    assert page.locator(".block").first.locator("tbody tr").count() == 9
+    titles = page.locator(".hits .clip.faint").evaluate_all("all => all.map(each => each.title)")
+    assert titles == keys.tolist()
+    entropy = site.store.read_layer("conv5", "class_entropy")[7]
+    assert f"{entropy:.3g} bits" in page.locator(".facts").inner_text()
+
+
+def test_a_filters_statistics_are_those_of_the_store(visit, site):
+    page = visit(FILTER)
+    histogram = site.store.read_layer("conv5", "histogram")[7]
+    assert page.locator(".histogram rect").count() == 50
+    heights = page.locator(".histogram rect").evaluate_all("all => all.map(r => Number(r.getAttribute('height')) > 0)")
+    assert heights == (histogram > 0).tolist()
+    assert f"over {histogram.sum()} images" in page.locator(".histogram").get_attribute("aria-label")
+    page.locator("details", has_text="Images by their activation").locator("summary").click()
+    cells = page.get_by_role("table", name="Images by their activation").locator("tbody td.number").all_inner_texts()
+    assert [int(cell.replace(",", "")) for cell in cells] == histogram.tolist()
+    counts = site.store.read_layer("conv5", "top_class_count")[7]
+    cells = page.get_by_role("table", name=re.compile("Most frequent")).locator("td.number").all_inner_texts()
+    assert [int(cell) for cell in cells] == counts[counts > 0].tolist()
+    links = page.locator(".together a").evaluate_all("all => all.map(a => a.hash)")
+    assert links == [f"{WALL}/filter/{other}" for other in site.store.read_layer("conv5", "coactive")[7]]
+
+
+def test_thumbnails_show_the_image_that_is_named(visit, site):
+    """The picture's pixels against the image decoded again."""
+    from PIL import Image
+
+    from pipeline.patches import read_images
+
+    image = int(site.store.read_ranking("conv5").image[7, 0])
+    (wanted,) = read_images(site.store, site.plan.dataset, np.array([image]), site.plan.config, 1)
+    with Image.open(site.folder / "images" / f"{image}.webp") as found:
+        difference = np.abs(np.asarray(found.convert("RGB")).astype(int) - wanted)
+    assert difference.mean() < 8
+    page = visit(FILTER)
+    page.locator(".hits img").first.scroll_into_view_if_needed()
+    wait(page, "document.querySelector('.hits img').naturalWidth === 96")
+
+
+def test_a_tile_is_the_patch_of_its_filter(visit, site):
+    """A screenshot of a wall's tile against the patch in the store."""
+    import io
+
+    from PIL import Image
+
+    page = visit("#/layer/conv2?show=patch")
+    tile = page.locator(".wall a", has_text="Filter 70").locator(".tile")
+    tile.scroll_into_view_if_needed()
+    wait(page, "document.querySelectorAll('.wall .tile')[70].dataset.shown === ''")
+    page.wait_for_timeout(300)
+    seen = np.asarray(Image.open(io.BytesIO(tile.screenshot())).convert("RGB")).astype(int)
+    patch = site.store.read_layer("conv2", "patch", slice(70, 71))[0, 0]
+    zoom, rest = divmod(tile.bounding_box()["width"], 27)
+    assert (zoom, rest) == (4, 0)  # enlarged by a whole number
+    middle = (np.arange(27) * zoom + zoom / 2).astype(int)
+    assert np.abs(seen[np.ix_(middle, middle)] - patch).max() <= 1
+
+
+# -- controls ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_sort_orders_the_wall(visit, site):
+    page = visit(WALL)
+    values = {
+        "activation": -site.store.read_layer("conv5", "maximum"),
+        "active": -site.store.read_layer("conv5", "active_fraction"),
+        "entropy": site.store.read_layer("conv5", "class_entropy"),
+    }
+    assert page.locator("#sort option").evaluate_all("all => all.map(each => each.value)") == ["number", *values]
+    assert shown_filters(page) == list(range(128))
+    for key, value in values.items():
+        page.select_option("#sort", key)
+        wait(page, f"location.hash.includes('sort={key}')")
+        settled(page)
+        rounded = np.array([float(f"{each:.5g}") for each in value])
+        live = [f for f in range(128) if f != DEAD]
+        assert shown_filters(page) == [*sorted(live, key=lambda f: (rounded[f], f)), DEAD], key
+    page.select_option("#sort", "number")
+    wait(page, "!location.hash.includes('sort')")
+    assert shown_filters(page) == list(range(128))
+
+
+def test_the_wall_shows_projections_or_patches(visit):
+    page = visit(WALL)
+    picture = "document.querySelector('.wall .tile').style.backgroundImage"
+    wait(page, f"{picture}.includes('projections-0.webp')")
+    page.get_by_role("radio", name="patch").check()
+    wait(page, f"{picture}.includes('patches-0.webp')")
+    assert page.evaluate("location.hash") == f"{WALL}?show=patch"
+    page.get_by_role("radio", name="projection").check()
+    wait(page, f"{picture}.includes('projections-0.webp')")
+    assert page.evaluate("location.hash") == WALL
+
+
+def test_search_finds_numbers_classes_and_images(visit, site):
+    page = visit(WALL)
+    ranking = site.store.read_ranking("conv5").image
+    (labels,) = site.store.image_columns(["label"])
+    classes = site.store.read_layer("conv5", "top_class")
+    named = [
+        f
+        for f in range(128)
+        if 4 in classes[f] or ((ranking[f] >= 0).any() and 4 in labels[ranking[f][ranking[f] >= 0]])
+    ]
+    image = int(ranking[7, 0])
+    (keys,) = site.store.image_columns(["key"])
+    searches = {
+        "17": [17],
+        "TENCH": named,
+        "999": [],
+        keys[image]: np.nonzero((ranking == image).any(axis=1))[0].tolist(),
+    }
+    for text, wanted in searches.items():
+        page.get_by_role("searchbox").fill(text)
+        wait(page, f"document.querySelectorAll('.wall li').length === {len(wanted)}")
+        assert shown_filters(page) == wanted
+        assert page.get_by_role("status").inner_text().startswith(f"{len(wanted)} of 128 filters")
+        assert page.get_by_role("searchbox").evaluate("each => each === document.activeElement")
+    page.get_by_role("searchbox").fill("")
+    wait(page, "document.querySelectorAll('.wall li').length === 128")
+    assert page.get_by_role("status").get_attribute("aria-live") == "polite"
+
+
+def test_the_search_stays_in_the_link_whatever_it_is(visit):
+    page = visit(WALL)
+    for text in ("a&b=c#d?e/f", "100%", "<b>", "שלום", "+ +"):
+        page.get_by_role("searchbox").fill(text)
+        wait(page, "location.hash.includes('search')")
+        page.reload()
+        settled(page, "#search")
+        assert page.get_by_role("searchbox").input_value() == text
+
+
+def test_the_keyboard_goes_from_filter_to_filter_and_up_to_the_wall(visit):
+    page = visit(f"{WALL}?sort=activation&show=patch")
+    page.locator(".wall a", has_text="Filter 7").nth(0).evaluate("each => each.scrollIntoView()")
+    page.evaluate(f"location.hash = '{FILTER}'")
+    settled(page, ".facts")
+    page.keyboard.press("ArrowRight")
+    wait(page, "location.hash.endsWith('/filter/8')")
+    settled(page)
+    assert page.locator("h1").inner_text() == "Filter 8"
+    assert page.locator("h1").evaluate("each => each === document.activeElement")
+    page.keyboard.press("ArrowLeft")
+    wait(page, "location.hash.endsWith('/filter/7')")
+    page.keyboard.press("Control+ArrowLeft")
+    settled(page)
+    assert page.locator("h1").inner_text() == "Filter 7"
+    page.keyboard.press("Escape")
+    wait(page, f"location.hash === '{WALL}?sort=activation&show=patch'")
+    settled(page, ".wall")
+    assert page.evaluate("document.activeElement.hash") == FILTER
+
+
+def test_arrows_in_the_search_box_stay_there(visit):
+    page = visit(WALL)
+    page.get_by_role("searchbox").fill("tench")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Escape")
+    settled(page)
+    assert page.locator("h1").inner_text() == "Layer 5: all filters"
+
+
+def test_the_first_and_last_filter_have_one_neighbour(visit):
+    page = visit(f"{WALL}/filter/0")
+    assert page.locator(".steps a").all_inner_texts() == ["Next →"]
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("location.hash") == f"{WALL}/filter/0"
+    page.evaluate(f"location.hash = '{WALL}/filter/127'")
+    settled(page)
+    wait(page, "document.querySelector('h1').textContent === 'Filter 127'")
+    assert page.locator(".steps a").all_inner_texts() == ["← Previous"]
+
+
+def test_the_skip_link_leads_to_the_content(visit):
+    page = visit(WALL)
+    page.keyboard.press("Tab")
+    skip = page.locator(".skip")
+    assert skip.evaluate("each => each === document.activeElement")
+    assert skip.bounding_box()["y"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.evaluate("location.hash") == WALL
+
+
+def test_every_focusable_thing_shows_its_focus(visit):
+    page = visit(FILTER)
+    reached = 0
+    while page.keyboard.press("Tab") or page.evaluate("document.activeElement !== document.body"):
+        reached += 1
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid", page.evaluate("document.activeElement.outerHTML")
+    assert reached == 1 + 1 + 5 + 1 + 2 + 2 + 1 + 5  # skip, home, layers, up, steps, summaries, table, together
+
+
+def test_back_returns_to_the_place_on_the_tour(visit):
+    page = visit()
+    page.evaluate("window.scrollTo(0, 1500)")
+    page.locator("section.chapter").nth(2).locator(".more a").evaluate("each => each.click()")
+    settled(page, ".wall")
+    assert page.evaluate("window.scrollY") == 0
+    page.go_back()
+    settled(page, ".chapter")
+    assert page.evaluate("window.scrollY") == 1500
+
+
+# -- links ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_link_reloads_to_the_same_view(visit, view):
+    page = visit(VIEWS[view])
+    settled(page)
+    before = state(page)
+    page.reload()
+    settled(page)
+    assert state(page) == before
+    page.evaluate("location.hash = '#/layer/conv2'")
+    wait(page, "document.querySelector('h1').textContent.startsWith('Layer 2')")
+    page.evaluate(f"location.hash = {json.dumps(VIEWS[view])}")
+    wait(page, "title => document.title === title", before[0])
+    settled(page)
+    assert state(page) == before
+
+
+def test_every_link_of_every_view_leads_somewhere(visit):
+    page = visit()
+    links = set()
+    for view in VIEWS.values():
+        page.goto(page.url.split("#")[0] + view)
+        settled(page)
+        links |= set(page.eval_on_selector_all("a:not(.skip)", "all => all.map(a => a.getAttribute('href'))"))
+    assert len(links) > 150
+    for link in sorted(links)[::8]:
+        page.evaluate(f"location.hash = {json.dumps(link)}")
+        settled(page)
+        wait(page, f"location.hash === {json.dumps(link)}")
+        assert page.locator("h1").inner_text() != "There is nothing here", link
+
+
+@pytest.mark.parametrize(
+    "link", ["#/layer", "#/x", f"{WALL}/filter/128", f"{WALL}/filter/-1", f"{WALL}/filter/x", "#/layer/%E0%A4%A"]
+)
+def test_links_to_nothing_say_so(visit, link):
+    page = visit(link)
+    assert page.locator("h1").inner_text() == "There is nothing here"
+
+
+def test_wrong_values_in_a_link_are_as_if_they_were_not_there(visit):
+    page = visit(f"{WALL}?sort=__proto__&show=everything&other=1")
+    assert shown_filters(page) == list(range(128))
+    assert page.locator("#sort").input_value() == "number"
+    assert page.get_by_role("radio", name="projection").is_checked()
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_hostile_names_are_text(visit, site):
+    page = visit()
+    keys, labels = site.store.image_columns(("key", "label"))
+    seen = set()
+    ranking = site.store.read_ranking("conv5").image
+    for image in range(min(len(KEYS), site.store.images)):
+        filters = np.nonzero((ranking == np.nonzero(keys == keys[image])[0][0]).any(axis=1))[0]
+        if not len(filters):
+            continue
+        page.evaluate(f"location.hash = '{WALL}/filter/{filters[0]}'")
+        wait(page, f"document.querySelector('h1').textContent === 'Filter {filters[0]}'")
+        names = page.locator(".hits .clip").evaluate_all(
+            "all => all.map(each => [each.textContent, each.title, each.dir])"
+        )
+        assert [keys[image], keys[image], "auto"] in names
+        assert [CLASSES[labels[image]].strip(), CLASSES[labels[image]].strip(), "auto"] in [
+            [text.strip(), title.strip(), way] for text, title, way in names
+        ]
+        seen.add(keys[image])
+    assert len(seen) >= 5
+    assert page.locator("main script, main img:not([loading])").count() == 0
+
+
+def test_data_scripts_hold_no_markup_and_only_ascii(site):
+    scripts = list((site.folder / "layers").glob("*.js"))
+    assert len(scripts) == 6
+    for script in scripts:
+        text = script.read_bytes().decode("ascii")
+        assert "<" not in text
+
+
+def test_the_policy_holds_from_disk(visit):
+    page = visit()
+    page.evaluate("""() => {
+        const bad = document.createElement("script");
+        bad.textContent = "window.hacked = 1";
+        document.body.append(bad);
+        document.body.insertAdjacentHTML("beforeend", "<p onclick='window.hacked = 1' id=bad>x");
+        document.getElementById("bad").click();
+    }""")
+    assert page.evaluate("window.hacked") is None
+    assert page.seen.complaints
+    assert all("Content Security Policy" in complaint for complaint in page.seen.complaints)
+    page.seen.complaints.clear()
+
+
+# -- for everyone -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(visit, view, mode):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(VIEWS[view], **MODES[mode])
+    settled(page)
+    for details in page.locator("summary").all():
+        details.click()
+    found = Axe().run(page, options={"preload": False}).response["violations"]  # no request of axe's own
+    assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_dead_filters_are_marked(visit):
+    page = visit(WALL)
+    cell = page.locator(".wall li").nth(DEAD)
+    assert "dead" in cell.inner_text()
+    assert cell.locator(".tile.empty").count() == 1
+    assert page.locator(".tile.empty").count() == 1
+    assert "1 dead: no image activates them" in page.get_by_role("status").inner_text()
+    cell.locator("a").click()
+    settled(page, ".facts")
+    assert "This filter is dead: no image activates it." in page.locator("main").inner_text()
+
+
+# -- without images ---------------------------------------------------------------------------------------------------
+
+
+def test_without_thumbnails_no_whole_image_is_left(open_page, site, site_without_images):
+    folder = site_without_images.folder
+    assert (site.folder / "images").is_dir()
+    assert not (folder / "images").exists()
+    kinds = {path.parent.name for path in folder.rglob("patches-*.webp")}
+    assert kinds == {"001-conv1", "004-conv2", "007-conv3", "009-conv4"}  # conv5 sees 83 of 96 pixels
+    page = open_page(site_without_images.url(WALL))
+    assert page.get_by_role("radio").count() == 1
+    assert "left out of this gallery" in page.locator("main").inner_text()
+    page.goto(site_without_images.url(FILTER))
+    settled(page, ".facts")
+    assert page.locator(".nine").count() == 1
+    assert page.locator("img").count() == 0
+    assert "Whole images are left out of this gallery." in page.locator("main").inner_text()
+    page.goto(site_without_images.url("#/"))
+    settled(page)
+    assert "Whole images are left out" in page.locator("main").inner_text()
+    page.goto(site_without_images.url("#/layer/conv4/filter/7"))
+    wait(page, "document.querySelectorAll('.nine').length === 2")

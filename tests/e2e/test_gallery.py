@@ -1,0 +1,69 @@
+"""Which layers a gallery holds, and that it is the same whoever made it."""
+
+import json
+
+import pytest
+
+from pipeline.errors import InputError
+from tests.conftest import encode, noise, plan_run, run_stages, write_tar
+
+DONE = ("index", "mine", "rank", "deconvolve")
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory):
+    """A store of layers 1 and 2, and how to plan another run on it."""
+    folder = tmp_path_factory.mktemp("gallery")
+    data = write_tar(folder / "a.tar", [(f"{i}.png", encode(noise(i))) for i in range(12)])
+
+    def plan(**changes):
+        return plan_run(folder, data__path=data, **{"mine__layers": "1 2", **changes})
+
+    run_stages(plan(), *DONE)
+    return plan
+
+
+def content(plan):
+    folder = plan.folder / "gallery"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def data(plan, name):
+    script = (plan.folder / "gallery" / "layers" / f"{name}.js").read_text()
+    return json.loads(script.split("Map()).set(", 1)[1].split(",", 1)[1].removesuffix(");\n"))
+
+
+def test_the_gallery_is_the_same_whoever_made_it_and_leaves_nothing_old(mined):
+    plan = mined()
+    run_stages(plan, "gallery")
+    first = content(plan)
+    assert {"index.html", "gallery.js", "layers/run.js", "layers/001-conv1/filter-0.webp", "images/0.webp"} <= set(
+        first
+    )
+    (plan.folder / "gallery" / "old.html").write_text("x")
+    changed = mined(cluster__threads=3, mine__layers="5")
+    run_stages(changed, "gallery")
+    assert content(changed) == first
+    assert [path.name for path in plan.folder.glob("gallery*")] == ["gallery"]
+
+
+def test_a_gallery_without_statistics_shows_the_rest(mined):
+    plan = mined()
+    run_stages(plan, "gallery")
+    assert not {"histogram", "entropy"} & set(data(plan, "001-conv1")["filters"][0])
+    run_stages(plan, "statistics", "gallery")
+    assert sum(data(plan, "001-conv1")["filters"][0]["histogram"]) == 12
+    assert data(plan, "001-conv1")["filters"][0]["entropy"] is None  # no image has a class
+
+
+def test_layers_of_other_settings_are_left_out_and_named(mined):
+    guided = mined(mine__layers="2", deconvolve__rule="guided")
+    with pytest.raises(InputError, match=r"no layer of store .* is deconvolved with these settings"):
+        run_stages(guided, "gallery")
+    run_stages(guided, "deconvolve", "gallery")
+    run = data(guided, "run")
+    assert [layer["name"] for layer in run["layers"]] == ["conv2"]
+    assert run["leftOut"] == ["conv1"]
+    assert run["rule"] == "guided"
+    run_stages(mined(), "gallery")
+    assert data(guided, "run")["leftOut"] == ["conv2"]
