@@ -29,10 +29,10 @@ PACKAGES = ("torch", "pillow", "zarr", "captum", "semanticlens", "zennit-crp")
 
 def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterator[Row] | list[Row]]]]:
     """Give what can be measured, with words to choose it by."""
-    yield "mine limit loader", lambda: mining.efficiency_rows(data, folder, 5)
+    yield "mine limit loader", lambda: mining.efficiency_rows(data, folder, 3)
     yield "crp", lambda: [mining.crp_row(data, folder, 1)]
-    yield "layers bfloat16 fast size", lambda: mining.variant_rows(data, folder, 5)
-    yield "feed", lambda: [mining.feed_row(data, folder, 7)]
+    yield "layers bfloat16 fast size", lambda: mining.variant_rows(data, folder, 3)
+    yield "feed", lambda: [mining.feed_row(data, folder, 5)]
     yield "memory", lambda: [mining.memory_row(data, folder)]
     yield "deconvolve", lambda: deconvolving.deconvolve_rows(data, folder, 3)
     yield "rank", lambda: [ranking.rank_row(folder, 3)]

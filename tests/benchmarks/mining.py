@@ -6,21 +6,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from pipeline import shards
-from pipeline.activations import Mined, run_batch
-from pipeline.cluster import connect
+from pipeline import activations, shards
+from pipeline.activations import Mined, columns, run_batch
+from pipeline.cluster import Pool, connect
+from pipeline.config import InlineCluster
 from pipeline.decode import Decoded, decode
 from pipeline.device import cores, repeatable
+from pipeline.layers import Layer
 from pipeline.plan import Plan
 from pipeline.ranking import RANKS
 from pipeline.store import Store
@@ -37,18 +39,6 @@ IMAGENET = 1_281_167  # images
 _number = count()
 
 
-class Identity(nn.Module):
-    """In the place of a network: what mining costs beside decoding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pick = nn.MaxPool2d(1, 56)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Give every 56th pixel (image, rgb, row, column)."""
-        return F.relu(self.pick(pixels))
-
-
 def planned(folder: Path, data: Path, **changes: Any) -> Plan:
     """Make a plan and index into a new store."""
     settings = {"network__weights": "random", "data__path": data, "mine__layers": "5", **changes}
@@ -57,23 +47,34 @@ def planned(folder: Path, data: Path, **changes: Any) -> Plan:
     return plan
 
 
+@cache
+def _pool() -> Pool:
+    """Start the inline cluster once: what is measured are images a second, not how long Dask takes to begin."""
+    return ExitStack().enter_context(connect(InlineCluster()))
+
+
+def repeated(data: Path, folder: Path, times: int) -> Path:
+    """Give a folder with the shards of another, several times."""
+    folder.mkdir()
+    for i in range(times):
+        for tar in sorted(data.glob("*.tar")):
+            (folder / f"{i:02d}-{tar.name}").symlink_to(tar.resolve())
+    return folder
+
+
 def mined(plan: Plan) -> None:
     """Mine into the store of a plan, anew."""
-    store = Store.open(plan.config.store, write=True)
     for layer in plan.layers:
         shutil.rmtree(Path(plan.config.store) / "layers" / layer.name, ignore_errors=True)
         shutil.rmtree(Path(plan.config.store) / "progress" / "done" / layer.name, ignore_errors=True)
-    store = Store.open(store.path, write=True)
-    with connect(plan.config.cluster) as pool:
-        for _ in mine(plan, pool):
-            pass
+    for _ in mine(plan, _pool()):
+        pass
 
 
 def ranked(plan: Plan) -> np.ndarray:
     """Rank what was mined; give the nine images (filter, rank) of the deepest layer."""
-    with connect(plan.config.cluster) as pool:
-        for _ in rank(plan, pool):
-            pass
+    for _ in rank(plan, _pool()):
+        pass
     return Store.open(plan.config.store).read_ranking(plan.layers[-1].name).image
 
 
@@ -122,7 +123,7 @@ def forward_together(plan: Plan, images: list[Decoded]) -> list[Mined]:
 
 def efficiency_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     """Compare mining with the limit of the machine, and with what a user would write instead."""
-    plan = planned(folder, data)
+    plan = planned(folder, repeated(data, folder / "twice", 2))
     images = decode_all(plan, cores())
     loaders = {f"loader{n}": partial(peers.run_loader, plan, n) for n in (0, 1, 2)}
     took = in_turn(
@@ -191,12 +192,18 @@ def variant_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     yield reported("GB of store, ImageNet, AlexNet's five layers, from 500 images", gigabytes, detail)
 
 
+def nothing(plan: Plan, network: object, layers: tuple[Layer, ...], batch: list[Decoded]) -> Mined:
+    """Give what a network would, without one."""
+    shape = len(batch), layers[0].filters
+    return Mined(columns(batch), {layers[0].name: (np.ones(shape, np.float32), *np.zeros((2, *shape), np.int64))})
+
+
 def feed_row(data: Path, folder: Path, rounds: int) -> Row:
     """Compare mining without a network with bare decoding."""
-    own = {"network__name": "tests.benchmarks.mining:Identity", "network__layers": {"pick": "pick"}}
-    plan = planned(folder, data, **own, mine__layers="pick")
-    took = in_turn({"decode": lambda: decode_all(plan, cores()), "feed": lambda: mined(plan)}, rounds)
-    bare, fed = 500 / took["decode"], 500 / took["feed"]
+    plan = planned(folder, repeated(data, folder / "fed", 4))
+    with mock.patch.object(activations, "run_batch", nothing):
+        took = in_turn({"decode": lambda: decode_all(plan, cores()), "feed": lambda: mined(plan)}, rounds)
+    bare, fed = 2000 / took["decode"], 2000 / took["feed"]
     detail = f"{fed:.0f} images/s through shards, queue, blocks, writes and markers; decode alone {bare:.0f}"
     return at_least("feed: mine without a network, against decoding", took["decode"] / took["feed"], 0.95, detail)
 
@@ -213,12 +220,7 @@ print(peak_kib())
 
 def memory_row(data: Path, folder: Path) -> Row:
     """Compare the peak memory of mining 20 times the data with that of mining it once."""
-    tars = sorted(data.glob("*.tar"))
-    many = folder / "many"
-    many.mkdir()
-    for i in range(20):
-        for tar in tars:
-            (many / f"{i:02d}-{tar.name}").symlink_to(tar)
+    many = repeated(data, folder / "many", 20)
     peaks = []
     for path in (data, many):
         command = [sys.executable, "-c", PEAK, str(folder / f"peak-{path.name}"), str(path)]
