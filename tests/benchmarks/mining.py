@@ -48,7 +48,7 @@ def planned(folder: Path, data: Path, **changes: Any) -> Plan:
 
 
 @cache
-def _pool() -> Pool:
+def warm_pool() -> Pool:
     """Start the inline cluster once: what is measured are images a second, not how long Dask takes to begin."""
     return ExitStack().enter_context(connect(InlineCluster()))
 
@@ -67,13 +67,13 @@ def mined(plan: Plan) -> None:
     for layer in plan.layers:
         shutil.rmtree(Path(plan.config.store) / "layers" / layer.name, ignore_errors=True)
         shutil.rmtree(Path(plan.config.store) / "progress" / "done" / layer.name, ignore_errors=True)
-    for _ in mine(plan, _pool()):
+    for _ in mine(plan, warm_pool()):
         pass
 
 
 def ranked(plan: Plan) -> np.ndarray:
     """Rank what was mined; give the nine images (filter, rank) of the deepest layer."""
-    for _ in rank(plan, _pool()):
+    for _ in rank(plan, warm_pool()):
         pass
     return Store.open(plan.config.store).read_ranking(plan.layers[-1].name).image
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.cluster import connect
 from pipeline.plan import Plan
 from pipeline.store import Store
 from stages.rank import rank
 from tests.benchmarks.measure import Row, at_most, in_turn
+from tests.benchmarks.mining import warm_pool
 from tests.conftest import plan_run
 
 IMAGES, FILTERS = 1_281_167, 256
@@ -72,9 +72,8 @@ def rank_anew(plan: Plan) -> np.ndarray:
     """Rank, whether it was done before or not; give the images (filter, rank)."""
     store = Store.open(plan.config.store, write=True)
     store.set_fingerprint("rank", None, "conv5")
-    with connect(plan.config.cluster) as pool:
-        for _ in rank(plan, pool):
-            pass
+    for _ in rank(plan, warm_pool()):
+        pass
     return store.read_ranking("conv5").image
 
 
