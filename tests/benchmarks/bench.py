@@ -1,7 +1,7 @@
 """Measure everything against what the machine can do at all, and against other tools: a table, and runs/bench.json.
 
 What is compared runs in turn in one process, after a warm-up, and medians count: a machine that gets slower does so for
-all of them. With names, only the rows whose names contain one of them are measured. With --readme, the table of the
+all of them. With words, only what they choose is measured, and the other rows stay. With --readme, the table of the
 README is made from runs/bench.json and nothing is measured.
 """
 
@@ -50,15 +50,15 @@ def main(words: list[str]) -> None:
         raise SystemExit(f"there are no photographs at {data}: TOPNINE_TEST_DATA names the folder they are in.")
     machine = f"{_processor()}, {cores()} cores; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(machine)
-    rows = []
+    rows = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]} if words and RESULTS.exists() else {}
     with TemporaryDirectory() as name:
         for title, rows_of in measure(data, Path(name)):
             if not words or any(word in title.split() for word in words):
                 for row in rows_of():
                     print(f"{row.ratio:8.2f}  {_verdict(row):14} {row.name} ({row.detail})", flush=True)
-                    rows.append(row)
+                    rows[row.name] = row.table()
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": [row.table() for row in rows]}, indent=2))
+    RESULTS.write_text(json.dumps({"machine": machine, "rows": list(rows.values())}, indent=2))
 
 
 def write_table(results: dict) -> None:
