@@ -8,6 +8,8 @@ import pytest
 
 from tests.browser.conftest import CLASSES, DEAD, KEYS
 
+pytestmark = pytest.mark.slow
+
 WALL = "#/layer/conv5"
 FILTER = "#/layer/conv5/filter/7"
 VIEWS = {

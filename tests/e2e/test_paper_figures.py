@@ -26,6 +26,8 @@ from stages.cli import app
 from stages.occlusion import Square, occlude_image
 from tests.conftest import REPOSITORY, plan_run, run_stages, write_tar
 
+pytestmark = pytest.mark.slow
+
 GREY = 102  # of 255: the mean below, so that a picture can hold exactly what normalisation takes for zero
 MEAN, STD = [0.4, 0.4, 0.4], [0.25, 0.25, 0.25]
 LABEL = 7

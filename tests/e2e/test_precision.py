@@ -37,6 +37,7 @@ def activations(planned, shard, device, precision, tmp_path, stages=("index", "m
     return plan, [store.read_activation(name, slice(None)) for name in store.layers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", pytest.param("tf32", marks=ON_A_GPU)])
 def test_other_precisions_are_within_their_tolerance_and_are_deconvolved(planned, shard, tmp_path, device, precision):
