@@ -46,12 +46,14 @@ def cores() -> int:
 
 
 def side_by_side(device: str, threads: int) -> int:
-    """Give how many batches a worker computes at once: on a CPU one per thread, each on one thread alone.
+    """Give how many batches a worker computes at once: on a CPU one per thread, each alone; on a GPU one per stream.
 
     What oneDNN gives depends, in the last bits, on the number of threads of a forward pass (measured: SqueezeNet from
     its second stage on). One thread each makes it the same on every machine of a kind, and takes less processor time.
     """
-    return threads if device == "cpu" else STREAMS
+    if device.startswith("cuda"):
+        return STREAMS
+    return threads if device == "cpu" else 1
 
 
 @contextmanager

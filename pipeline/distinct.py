@@ -48,7 +48,8 @@ def describe(
     ids, at = np.unique(image, return_inverse=True)
     key, look, height, width = store.image_columns(("key", "hash", "height", "width"), np.maximum(ids, 0))
     if config.rank.distinct != "place":
-        source = np.array([_digest(_source(name, config.rank.source)) for name in key], np.uint64)
+        named = config.rank.distinct == "source"
+        source = np.array([_digest(_source(name, config.rank.source)) if named else 0 for name in key], np.uint64)
         return Traits(source[at], look[at], np.zeros((*at.shape, 4)))
     places = [_place(name, h, w, config) for name, h, w in zip(key, height.tolist(), width.tolist(), strict=True)]
     photograph, scale, origin = (np.array(part) for part in zip(*places, strict=True))
