@@ -11,9 +11,9 @@ import numpy as np
 
 from .config import RunConfig
 from .decode import Geometry
-from .ranking import RANKS
+from .ranking import RANKS, Ranking
 from .receptive_field import Axis, ReceptiveField
-from .store import Ranking, Store
+from .store import Store
 
 CANDIDATES = 64  # ranked first, to choose nine that are distinct from
 TILE = re.compile(r"(.+)-(\d+)-(\d+)-(\d+)")  # photograph, scale, row and column of a tile

@@ -16,7 +16,8 @@ from .layers import Layer
 from .networks import Network
 from .patches import crops, cut, read_images, window_size, windows
 from .plan import Plan
-from .store import Ranking, Store
+from .ranking import Ranking
+from .store import Store
 from .stream import ahead
 
 FILTERS_A_TASK = 16

@@ -5,8 +5,9 @@ Pure numpy, with one tie rule: activation descending, then image id ascending. O
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +29,27 @@ class Top:
 
     activation: np.ndarray
     image: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ranking(Top):
+    """The strongest activations of every filter, and where in the map they are.
+
+    Attributes
+    ----------
+    row, column : ndarray (filter, rank) int32
+        -1 where the rank is empty.
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give image, row and column (filter, rank)."""
+        return self.image, self.row, self.column
+
+
+Ranks = TypeVar("Ranks", bound=Top)
 
 
 def top(activation: np.ndarray, first_image: int = 0, ranks: int = RANKS) -> Top:
@@ -76,9 +98,12 @@ def running_top(runs: Iterable[tuple[int, np.ndarray]], ranks: int = RANKS, befo
     return _strongest([_filled(found), *pending], len(found.image), ranks)
 
 
-def merge(tops: list[Top], ranks: int = RANKS) -> Top:
-    """Merge the ranks of several runs of images; associative, and the same in any order."""
-    return _strongest([_filled(part) for part in tops], len(tops[0].image), ranks)
+def merge(parts: Sequence[Ranks], ranks: int = RANKS) -> Ranks:
+    """Merge the ranks of several runs of images, of one kind; associative, and the same in any order."""
+    (kind,) = {type(part) for part in parts}
+    joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts], axis=1) for f in fields(kind)}
+    order = np.lexsort((joined["image"], -joined["activation"]), axis=1)[:, :ranks]  # NaN, where nothing is, comes last
+    return kind(**{name: np.take_along_axis(values, order, axis=1) for name, values in joined.items()})
 
 
 _Flat = tuple[np.ndarray, np.ndarray, np.ndarray]  # filter, image, activation
@@ -130,10 +155,16 @@ class Figures:
 
 def figures(activation: np.ndarray) -> Figures:
     """Take the figures of a run of images from their activations (image, filter); NaN rows are left out."""
-    bad = np.isnan(activation).all(axis=1)
-    known = activation[~bad] if bad.any() else activation
+    bad = np.flatnonzero(np.isnan(activation[:, 0]))  # few, if any
+    bad = bad[np.isnan(activation[bad]).all(axis=1)]
+    known = np.delete(activation, bad, axis=0) if len(bad) else activation
     maximum = known.max(axis=0) if len(known) else np.full(activation.shape[1], np.nan, np.float32)
-    return Figures(len(known), np.count_nonzero(known > 0, axis=0), known.sum(axis=0, dtype=np.float64), maximum)
+    return Figures(
+        len(known),
+        (known > 0).sum(axis=0, dtype=np.uint32).astype(np.int64),
+        known.sum(axis=0, dtype=np.float64),
+        maximum,
+    )
 
 
 def add_figures(parts: list[Figures]) -> Figures:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +20,7 @@ from zarr.core.sync import sync
 
 from . import schema
 from .errors import InputError
-from .ranking import Figures, Top
+from .ranking import Figures, Ranking, Top
 from .schema import Spec
 from .shards.files import describe, is_url
 
@@ -36,29 +35,6 @@ CODECS = (ZstdCodec(level=0), Crc32cCodec())
 _DAMAGE = (ValueError, TypeError, RuntimeError, LookupError, OSError, AssertionError)
 
 Fingerprint = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Ranking(Top):
-    """The strongest activations of every filter, and where in the map they are.
-
-    Attributes
-    ----------
-    row, column : ndarray (filter, rank) int32
-        -1 where the rank is empty.
-    """
-
-    row: np.ndarray
-    column: np.ndarray
-
-    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give image, row and column (filter, rank)."""
-        return self.image, self.row, self.column
-
-    def followed_by(self, weaker: Ranking) -> Ranking:
-        """Give these ranks and after them those of others."""
-        pairs = ((getattr(self, name), getattr(weaker, name)) for name in ("activation", "image", "row", "column"))
-        return Ranking(*(np.concatenate(pair, axis=1) for pair in pairs))
 
 
 class Store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from pipeline.distinct import CANDIDATES, choose, describe, exclude
 from pipeline.errors import InputError
 from pipeline.layers import Layer
 from pipeline.plan import Plan
-from pipeline.ranking import RANKS, Figures, Top, add_figures, figures, merge, running_top
-from pipeline.store import Ranking, Store
+from pipeline.ranking import RANKS, Figures, Ranking, Top, add_figures, figures, merge, running_top
+from pipeline.store import Store
 from pipeline.stream import ahead
 
 from .progress import Progress
 
 BLOCKS_A_TASK = 64
+READ_BYTES = 2**23  # of activations that are read at once: larger reads cost zarr less, and wait in memory
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,15 @@ def rank_layer(plan: Plan, pool: Pool, store: Store, layer: Layer) -> Iterator[i
     for blocks, part in rank_parts(plan, pool, store, layer, ranks):
         parts[blocks.start] = part
         yield sum(min(BLOCKS_A_TASK, store.blocks - start) for start in parts)
-    ranking = store.locate(layer.name, merge([top for top, _ in parts.values()], ranks))
+    ranking = store.locate(layer.name, merge([found for found, _ in parts.values()], ranks))
     while distinct:
         chosen = choose(ranking, describe(store, plan.config, layer.field, *ranking.places()), plan.config)
         unsettled = (chosen.image[:, -1] < 0) & (ranking.image[:, -1] >= 0)
         if not unsettled.any():
             ranking = chosen
             break
-        again = [top for _, (top, _) in rank_parts(plan, pool, store, layer, ranks, Taken(chosen, unsettled))]
-        ranking = chosen.followed_by(store.locate(layer.name, merge(again, ranks)))
+        again = rank_parts(plan, pool, store, layer, ranks, Taken(chosen, unsettled))
+        ranking = merge([chosen, store.locate(layer.name, merge([found for _, (found, _) in again], ranks))], ranks)
     in_order = [parts[start][1] for start in sorted(parts)]
     store.write_ranking(layer.name, ranking, add_figures(in_order), plan.rank_fingerprint(layer))
 
@@ -88,19 +90,21 @@ def rank_blocks(
 ) -> tuple[Top, Figures]:
     """Rank some consecutive blocks (a task), read ahead; nothing that shows the same as a hit taken already."""
     store = Store.open(plan.config.store)
+    at_once = 1 if taken else max(1, READ_BYTES // (4 * store.block * layer.filters))
     parts = []
 
-    def read(block: int) -> tuple[int, np.ndarray, Figures]:
-        rows = store.rows(block)
+    def read(first: int) -> list[tuple[int, np.ndarray, Figures]]:
+        rows = slice(store.rows(first).start, store.rows(min(first + at_once, blocks.stop) - 1).stop)
         if taken is None:
             activation = store.read_activation(layer.name, rows)
         else:
             activation = read_distinct(store, plan, layer, rows, taken)
-        return rows.start, activation, figures(activation)
+        by_block = (activation[start : start + store.block] for start in range(0, len(activation), store.block))
+        return [(rows.start + i * store.block, block, figures(block)) for i, block in enumerate(by_block)]
 
     def runs() -> Iterator[tuple[int, np.ndarray]]:
-        with closing(ahead(read, blocks, threads, threads + 1)) as found:
-            for first, activation, part in found:
+        with closing(ahead(read, blocks[::at_once], threads, threads + 1)) as found:
+            for first, activation, part in chain.from_iterable(found):
                 parts.append(part)
                 yield first, activation
 

@@ -17,9 +17,9 @@ from pipeline.errors import InputError, TopnineError
 from pipeline.layers import Layer
 from pipeline.plan import Plan, make_plan
 from pipeline.projections import FILTERS_A_TASK, TOLERANCE, make_patches
-from pipeline.ranking import RANKS
+from pipeline.ranking import RANKS, Ranking
 from pipeline.receptive_field import ReceptiveField
-from pipeline.store import UNDECODABLE, Ranking, Store, describe_layer
+from pipeline.store import UNDECODABLE, Store, describe_layer
 
 BATCHES = 4  # of a layer that are mined again
 FILTERS = 64  # whose activations are sorted at once
