@@ -110,7 +110,7 @@ class DeconvolveConfig(_Section):
     rule: Literal["deconvnet", "guided", "gradient"] = "deconvnet"
     pooling: Literal["sum", "overwrite"] = Field("sum", description="where overlapping regions chose the same position")
     lrn: Literal["gradient", "identity"] = Field("gradient", description="local response normalisation")
-    batch: int = Field(32, ge=1, le=2**16, description="projections a backward pass")
+    batch: int = Field(8, ge=1, le=2**16, description="whole images a backward pass, or as many pixels of crops")
 
 
 class TileConfig(_Section):

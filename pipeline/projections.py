@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
@@ -55,7 +54,7 @@ def make_patches(
             found = project_parts(plan, network, layer, pixels, parts[batch], at[0] + filters.start, ranking, at)
         return at, cut(pixels, box[at]), *found
 
-    batches = list(batches_of_one_shape(parts, plan.config.deconvolve.batch * crop**2))
+    batches = batches_of_one_shape(parts, plan.config.deconvolve.batch * crop**2)
     forwards = side_by_side(plan.device, threads)
     with repeatable(), closing(ahead(work, batches, forwards, forwards + 1)) as worked:
         for batch, (at, patches, activation, projected) in zip(batches, worked, strict=True):
@@ -67,13 +66,18 @@ def make_patches(
     return patch, projection, box
 
 
-def batches_of_one_shape(boxes: np.ndarray, pixels: int) -> Iterator[np.ndarray]:
-    """Divide boxes (hit, corner) into batches of one shape, of at most so many pixels; give their indices."""
+def batches_of_one_shape(boxes: np.ndarray, pixels: int) -> list[np.ndarray]:
+    """Divide boxes (hit, corner) into batches of one shape, of at most so many pixels; give their indices.
+
+    The largest come first: what several workers share out is done sooner.
+    """
     sizes = boxes[:, 2:] - boxes[:, :2]
+    batches = []
     for height, width in np.unique(sizes, axis=0):
         alike = np.nonzero((sizes == (height, width)).all(axis=1))[0]
         batch = max(1, pixels // (height * width))
-        yield from (alike[start : start + batch] for start in range(0, len(alike), batch))
+        batches += [(part, len(part) * height * width) for part in np.array_split(alike, -(-len(alike) // batch))]
+    return [part for part, _ in sorted(batches, key=lambda pair: -pair[1])]
 
 
 def project_parts(
