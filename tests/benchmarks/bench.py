@@ -33,7 +33,7 @@ def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterat
     yield "crp", lambda: [mining.crp_row(data, folder, 1)]
     yield "layers bfloat16 fast size", lambda: mining.variant_rows(data, folder, 3)
     yield "feed", lambda: [mining.feed_row(data, folder, 5)]
-    yield "memory", lambda: [mining.memory_row(data, folder)]
+    yield "memory", lambda: [mining.memory_row(data, folder, 3)]
     yield "deconvolve", lambda: deconvolving.deconvolve_rows(data, folder, 3)
     yield "rank", lambda: [ranking.rank_row(folder, 3)]
     yield "index tar", lambda: [indexing.index_row(folder, 5)]
@@ -48,6 +48,11 @@ def main(words: list[str]) -> None:
     data = Path(os.environ.get("TOPNINE_TEST_DATA", "../shared")) / "data" / "imagenet-500"
     if not data.is_dir():
         raise SystemExit(f"there are no photographs at {data}: TOPNINE_TEST_DATA names the folder they are in.")
+    known = {word for title, _ in measure(data, Path()) for word in title.split()}
+    if not known.issuperset(words):
+        raise SystemExit(
+            f"there is no {', '.join(set(words) - known)} to measure: give some of {', '.join(sorted(known))}."
+        )
     machine = f"{_processor()}, {cores()} cores; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(machine)
     rows = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]} if words and RESULTS.exists() else {}

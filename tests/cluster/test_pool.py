@@ -1,7 +1,10 @@
 """Tasks on real Dask workers: retried, split, and given up on, alone."""
 
+import ctypes
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -39,6 +42,29 @@ FAULTS = {
 }
 
 
+def arenas(task: Path) -> int:
+    """Let twenty threads allocate at once; give how many arenas malloc has then, written to a file."""
+    together = threading.Barrier(20)
+
+    def allocate() -> None:
+        together.wait()
+        held = [bytearray(3000) for _ in range(100)]
+        together.wait()
+        held.clear()
+
+    threads = [threading.Thread(target=allocate) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    file = ctypes.c_void_p(libc.fopen(str(task).encode(), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    return task.read_text().count("<heap nr=")
+
+
 def tries(folder: Path) -> dict[int, int]:
     return {int(path.name): len(path.read_text()) for path in folder.iterdir()}
 
@@ -54,6 +80,13 @@ def test_every_task_is_run_and_comes_back_with_its_result(kind):
     with connect(KINDS[kind]) as pool:
         found = [finished for finished in pool.run(double, range(20), 5) if finished]
     assert sorted(found) == [(task, 2 * task + 5) for task in range(20)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_memory_of_a_workers_threads_is_not_scattered(tmp_path):
+    with connect(KINDS["local"]) as pool:
+        found = [finished for finished in pool.run(arenas, [tmp_path / "malloc.xml"]) if finished]
+    assert found[0][1] <= 6  # those of the threads before the limit was set; without one there would be 16
 
 
 @pytest.mark.parametrize(
