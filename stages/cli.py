@@ -1,4 +1,4 @@
-"""The command ``topnine``. The only module that prints: results to standard output, progress to standard error."""
+"""The command ``topnine``: results go to standard output, what it says of itself to standard error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import inspect
 import json
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -21,8 +20,9 @@ import typer
 
 from pipeline.config import RunConfig, read_config
 from pipeline.errors import InputError, TopnineError, WorkError
+from pipeline.memory import limit_arenas
 
-from .progress import Progress
+from .display import show_progress
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -251,7 +251,7 @@ def pack(
 
     from .pack import pack as run_pack
 
-    with _show() as show:
+    with show_progress() as show:
         for progress in run_pack(data, to, shard_mib, resize, quality, read_classes(classes) if classes else None):
             show(progress)
     print(to)
@@ -381,7 +381,7 @@ def _drive(settings: RunConfig, runs: list[tuple[str, Plan, dict[str, Stage]]]) 
     from .runner import run as run_stages
 
     try:
-        with _show() as show, connect(settings.cluster) as pool:
+        with show_progress() as show, connect(settings.cluster) as pool:
             dashboard = ""
             for name, made, stages in runs:
                 with closing(run_stages(made, pool, stages)) as running:
@@ -472,80 +472,12 @@ def _undecodable(reasons: dict[str, int]) -> str:
     return f"{sum(reasons.values()):,} undecodable{listed}"
 
 
-# -- progress ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _show() -> Iterator[Callable[[Progress], None]]:
-    """Give what shows progress: bars on a terminal, elsewhere a line a stage and every ten seconds."""
-    if sys.stderr.isatty():
-        with _bars() as show:
-            yield show
-    else:
-        yield _Lines().show
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task) -> Text:  # type: ignore[no-untyped-def]
-            return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "")
-
-    columns = TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()
-    bars = Bars(*columns, console=Console(stderr=True), speed_estimate_period=60)
-    tasks = {}
-
-    def show(progress: Progress) -> None:
-        if progress.stage not in tasks:
-            tasks[progress.stage] = bars.add_task(
-                progress.stage, total=progress.total, completed=progress.skipped, unit=progress.unit
-            )
-        bars.update(tasks[progress.stage], completed=progress.done)
-
-    with bars:
-        yield show
-
-
-class _Lines:
-    """Plain lines: when a stage begins and ends, and every ten seconds between."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._began = self._printed = 0.0
-
-    def show(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if progress.stage != self._stage:
-            self._stage, self._began, self._printed = progress.stage, now, 0.0
-        if progress.done < progress.total and now - self._printed < 10:
-            return
-        self._printed = now
-        new, seconds = progress.done - progress.skipped, now - self._began
-        rate = new / seconds if new and seconds else 0
-        left = (
-            f", {(progress.total - progress.done) / rate:.0f} s left" if rate and progress.done < progress.total else ""
-        )
-        if progress.skipped == progress.total:
-            speed = ", done before"
-        else:
-            speed = f", {rate:.1f} {progress.unit}/s{left}" if rate else ""
-        print(
-            f"{progress.stage}: {progress.done:,} of {progress.total:,} {progress.unit}{speed}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
 # -- the program ------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     """Run the command line: a user's error is one sentence and its exit code, without a traceback."""
+    limit_arenas()
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job would ignore it
         signal.signal(number, _interrupt)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup wants it

@@ -19,12 +19,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 from pipeline.device import cores
-from tests.benchmarks import deconvolving, indexing, mining, ranking
+from tests.benchmarks import decoding, deconvolving, indexing, mining, ranking
 from tests.benchmarks.measure import Row
 
 RESULTS = Path("runs/bench.json")
 README = Path("README.md")
-PACKAGES = ("torch", "pillow", "zarr", "captum", "semanticlens", "zennit-crp")
+PACKAGES = ("torch", "pillow", "zarr", "captum", "semanticlens", "zennit-crp", "simplejpeg")
 
 
 def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterator[Row] | list[Row]]]]:
@@ -32,6 +32,7 @@ def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterat
     yield "mine limit loader", lambda: mining.efficiency_rows(data, folder, 3)
     yield "crp", lambda: [mining.crp_row(data, folder, 1)]
     yield "layers bfloat16 fast size", lambda: mining.variant_rows(data, folder, 3)
+    yield "decoder", lambda: decoding.decoder_rows(data, 3)
     yield "feed", lambda: [mining.feed_row(data, folder, 5)]
     yield "memory", lambda: [mining.memory_row(data, folder, 3)]
     yield "deconvolve", lambda: deconvolving.deconvolve_rows(data, folder, 3)

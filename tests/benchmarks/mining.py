@@ -218,11 +218,15 @@ def feed_row(data: Path, folder: Path, rounds: int) -> Row:
 
 PEAK = """
 import sys
-from tests.benchmarks.mining import planned, mined
+from stages.cli import main
 from tests.conftest import peak_kib
-from pathlib import Path
-mined(planned(Path(sys.argv[1]), Path(sys.argv[2]), mine__block=128, mine__layers="1"))
-print(peak_kib())
+for stage in ("index", "mine"):
+    sys.argv[1:2] = [stage]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+print(peak_kib(), file=sys.stderr)
 """
 
 
@@ -232,8 +236,11 @@ def memory_row(data: Path, folder: Path, rounds: int) -> Row:
     peaks: dict[Path, list[int]] = {data: [], many: []}
     for turn in range(rounds):
         for path, found in peaks.items():
-            command = [sys.executable, "-c", PEAK, str(folder / f"peak-{path.name}-{turn}"), str(path)]
-            found.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+            options = ["--config", CONFIG, "--data", str(path), "--weights", "random", "--layer", "1"]
+            options += ["--store", str(folder / f"peak-{path.name}-{turn}.zarr"), "--set", "mine.block=128"]
+            command = [sys.executable, "-c", PEAK, "STAGE", *options]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.append(int(run.stderr.splitlines()[-1]))
     once, often = (median(found) for found in peaks.values())
     detail = f"{once / 1024:.0f} MiB for 500 images, {often / 1024:.0f} MiB for 10,000, both with their index"
     return at_most("memory of mine, 20 times the data", often / once, 1.05, detail)
