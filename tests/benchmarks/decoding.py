@@ -46,7 +46,6 @@ def decoder_rows(data: Path, rounds: int) -> Iterator[Row]:
         for jpeg in jpegs:
             decoder(jpeg)
 
-    torch.set_num_threads(1)
     took = in_turn({name: partial(all_by, way) for name, way in {"Pillow": by_pillow, **OTHERS}.items()}, rounds)
     for name, decoder in OTHERS.items():
         apart = max(int(np.abs(decoder(jpeg).astype(int) - by_pillow(jpeg)).max()) for jpeg in jpegs)
