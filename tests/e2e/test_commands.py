@@ -116,6 +116,7 @@ def test_the_readmes_script_runs(demo, tmp_path):
     assert finished.stdout.count("\n") >= 3
 
 
+@pytest.mark.slow
 def test_the_readmes_analysis_draws_three_plots(demo, tmp_path):
     folder, _ = demo
     assert topnine("rank", "--layer", "2 5", cwd=folder).returncode == 2  # layer 2 is not mined
@@ -236,6 +237,7 @@ def test_changed_images_are_noticed_before_they_are_drawn(tmp_path):
     assert re.search(r"the activation is now|cannot be decoded now", finished.stderr)
 
 
+@pytest.mark.slow
 def test_real_photographs_through_a_real_network(test_data, tmp_path):
     """A quarter of ImageNet-500 through SqueezeNet: the sheets of layers 1 and 3."""
     finished = topnine(

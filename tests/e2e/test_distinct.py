@@ -67,6 +67,7 @@ def same_look(one, other) -> bool:
     return (one[1] ^ other[1]).bit_count() <= 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("distinct", "alike"),
     [("image", lambda *_: False), ("source", same_source), ("place", same_place), ("look", same_look)],

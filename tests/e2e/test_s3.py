@@ -136,6 +136,7 @@ def test_a_store_in_a_bucket_is_the_store_on_a_disk(bucket, tmp_path):
     assert open_run(remote.config.store).dataset().key.values.tolist() == [picture.key for picture in PICTURES]
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line_draws_beside_the_working_folder(bucket, tmp_path):
     path = FORMS[5](PICTURES, tmp_path / "data")["path"]
     upload(tmp_path / "data", bucket)

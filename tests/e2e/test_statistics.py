@@ -110,6 +110,7 @@ def test_activations_far_below_zero_are_read_twice_and_summed_right(labelled, pl
     assert (layer.histogram[:, 0] == 39).all()
 
 
+@pytest.mark.slow
 def test_the_command_takes_them_and_status_says_so(labelled, tmp_path):
     options = ["--data", labelled, "--store", tmp_path / "x.zarr", "--layer", "1"]
     assert topnine("rank", *options).returncode == 2

@@ -62,6 +62,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layer"), EVERY_LAYER + OTHERS)
 def test_parts_of_the_image_give_what_the_whole_gives(name, layer):
     module = double(name)

@@ -44,6 +44,7 @@ def single_images(plan):
             yield plan.network().architecture.normalise(pixels[None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [1, 5])
 def test_projections_are_the_same_bytes_for_the_same_batches_and_nearly_so_for_others(planned, shard, layer):
     found = []

@@ -78,8 +78,9 @@ def marked(store: Path) -> set[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [30])
 def test_killed_runs_end_with_the_bytes_of_one_that_was_not(undisturbed, tmp_path, kills):
     chance = random.Random(kills)
     done, round_ = 0, 0

@@ -146,11 +146,13 @@ def accuracy(network, folder, resize, crop, top=1):
     return right / total
 
 
+@pytest.mark.slow
 def test_tiny_zfnet_is_as_accurate_as_its_card_says(test_data):
     network = load(NetworkConfig(name="tiny_zfnet", weights="bundled", seed=0), "cpu")
     assert accuracy(network, test_data / "data/tiny-imagenet-val", 64, 64) == pytest.approx(0.5005, abs=0.002)
 
 
+@pytest.mark.slow
 def test_squeezenet_is_as_accurate_as_published_weights_are_here(test_data):
     network = load(
         NetworkConfig(name="squeezenet1_0", weights=str(test_data / "weights/squeezenet1_0.safetensors"), seed=0), "cpu"
