@@ -3,7 +3,8 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 LAYER   ?= 5
-CONFIG  ?= configs/demo.toml
+CONFIG  ?=
+NETWORK ?=
 DATA    ?=
 WEIGHTS ?=
 STORE   ?=
@@ -13,15 +14,16 @@ ARGS    ?=
 SBATCH  ?= --mem=4G
 
 BIN     := $(VENV)/bin
-OPTIONS  = --config "$(CONFIG)" --layer "$(LAYER)" \
+OPTIONS  = --layer "$(LAYER)" $(if $(CONFIG),--config "$(CONFIG)") $(if $(NETWORK),--network "$(NETWORK)") \
 	$(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(STORE),--store "$(STORE)") \
 	$(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(DEVICE),--device "$(DEVICE)") $(ARGS)
+PARALLEL := -n logical --maxprocesses 4 --no-loadscope-reorder  # of pytest: a process for each core
 
 .DEFAULT_GOAL := help
-.PHONY: help setup mine test test-all fuzz lint bench submit gallery clean
+.PHONY: help setup mine test test-all fuzz torture families lint bench bench-gpu submit gallery clean
 
 help:  ## list the targets
-	@echo 'make TARGET [LAYER=5] [CONFIG=configs/demo.toml] [DATA=] [WEIGHTS=] [STORE=] [CLUSTER=] [DEVICE=] [ARGS=]'
+	@echo 'make TARGET [LAYER=5] [CONFIG=] [NETWORK=] [DATA=] [WEIGHTS=] [STORE=] [CLUSTER=] [DEVICE=] [ARGS=]'
 	@sed -n 's/^\([a-z-]*\):.*##/  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(VENV)/ready  ## make the virtual environment and install
@@ -37,13 +39,20 @@ submit: $(VENV)/ready  ## the same as mine, as a Slurm job that starts those of 
 	sbatch --job-name=topnine --output=runs/topnine-%j.log $(SBATCH) --wrap='exec $(BIN)/topnine run $(OPTIONS)'
 
 test: $(VENV)/ready-test  ## the tests, in minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/ready-test  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 fuzz: $(VENV)/ready-test  ## 20,000 mutated images and 2,000 mutated tars
 	$(BIN)/python -m tests.fuzz.mutants 20000 2000
+
+torture: $(VENV)/ready-test  ## hours: kills, torn files, power cuts, two owners of a store, failing reads, many times
+	TOPNINE_TORTURE=1 $(BIN)/python -m pytest tests/resume/test_damage.py tests/resume/test_power.py \
+		tests/resume/test_owners.py tests/resume/test_read_faults.py tests/resume/test_kill.py
+
+families: $(VENV)/ready-test  ## one network of every family of timm
+	TIMM_FAMILIES=all $(BIN)/python -m pytest tests/e2e/test_timm.py
 
 lint: $(VENV)/ready-test  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -53,6 +62,9 @@ lint: $(VENV)/ready-test  ## ruff and mypy
 bench: $(VENV)/ready-test  ## measure against the machine's limits and other tools: runs/bench.json (ROWS="rank feed")
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m tests.benchmarks.bench $(ROWS)
+
+bench-gpu: $(VENV)/ready-test  ## the same with a GPU, in eight minutes: runs/bench-gpu.json
+	$(BIN)/python -m tests.benchmarks.gpu
 
 clean:  ## remove the virtual environment and caches, never runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
@@ -65,5 +77,5 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[analysis,demo,figures,parquet,s3,slurm,test]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[analysis,demo,figures,parquet,s3,slurm,test,timm]'
 	touch $@

@@ -1,10 +1,25 @@
 """The errors a user can cause, each one sentence that says what to do, with its exit code."""
 
+# Libraries whose errors of a connection are no OSError: those that speak with object stores.
+REMOTE = ("aiohttp.", "azure.core.", "botocore.", "gcsfs.", "google.api_core.", "google.auth.")
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # in torch's messages
+
 
 class TopnineError(Exception):
-    """An error that is shown as its message alone, without a traceback."""
+    """An error that is shown as its message alone, without a traceback.
+
+    Its first argument is a sentence; others are lines that belong to it, such as one for each block that failed.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n  ".join(self.lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The sentence and the lines below it."""
+        return tuple(map(str, self.args)) or ("",)
 
 
 class WorkError(TopnineError):
@@ -13,6 +28,10 @@ class WorkError(TopnineError):
 
 class StopError(WorkError):
     """Work that failed for a reason that lies in none of its parts, as a full disk: no other part is tried."""
+
+
+class DamageError(StopError):
+    """A store does not hold what its markers and fingerprints say: ``topnine run`` makes it again."""
 
 
 class BusyError(TopnineError):
@@ -29,3 +48,29 @@ class InputError(TopnineError):
 
 class DecodeError(Exception):
     """One image that cannot be decoded; its message is the reason that the store records."""
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise WorkError where an error means that memory ran out: it says nothing of what was computed."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        raise WorkError(
+            f"memory ran out: {first_line(error)}. Run it where there is more, or with a smaller decode.crop or batch."
+        ) from error
+
+
+def is_fault_of_storage(error: BaseException) -> bool:
+    """Return whether an error means that a disk, a network or a bucket failed, and not the program.
+
+    >>> is_fault_of_storage(ConnectionResetError()), is_fault_of_storage(KeyError("key"))
+    (True, False)
+    """
+    return isinstance(error, OSError) or any(kind.__module__.startswith(REMOTE) for kind in type(error).__mro__)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type where it has none.
+
+    >>> first_line(OSError("disk full\\ncontext")), first_line(KeyError())
+    ('disk full', 'KeyError')
+    """
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,29 +1,47 @@
-"""Everything a run needs to know before its first expensive step, decided and checked: a frozen value."""
+"""Everything that a run decides and checks before its first expensive step, as a frozen value.
+
+A plan stays in the driver. A task is handed a small frozen value with what it needs: see the stages.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import torch
+import numpy as np
 
-from . import device, networks, shards
-from .config import RunConfig
-from .deconvnet import Rules
+from .compute.activations import Forward
+from .compute.deconvnet import Rules
+from .compute.devices import open_device
+from .compute.doubles import check_double
+from .compute.probing.probe import SAMPLED_IMAGES, probe, probe_pixels
+from .compute.probing.references import References, find_difference
+from .config.reading import absolute
+from .config.sections import RunConfig
+from .data.dataset import find_dataset
+from .data.entry import Dataset
+from .data.images import ImageSource
+from .data.labels import Classes, read_classes
+from .data.photos import write_shards
 from .errors import InputError
-from .graph import Graph, trace
-from .labels import Classes, read_classes
-from .layers import Layer, find_layers
-from .shards import photos
-from .shards.files import is_url, read_text
-from .statistics import BINS, IMAGES, PLACES
-from .store import Store, check_writable
+from .files import is_url
+from .fingerprints import Fingerprint, Fingerprints, compute_fingerprints
+from .network.classifier import Classifier, find_classifier
+from .network.graph import Graph
+from .network.layers import Layer, find_layers
+from .network.loading import Network, check_reproducible, load_network, trace_network
+from .network.unloaded import check_classifier, check_layers
+from .store.store import Store, check_writable
 
-Fingerprint = dict[str, Any]
+_Examined = tuple[Graph, tuple[Layer, ...], References]
+# What was found of the networks that this process has loaded, by the input's size and the layers asked for.
+_EXAMINED: WeakKeyDictionary[Hashable, dict[tuple[int, str], _Examined]] = WeakKeyDictionary()
+
+RECORDED_VERSIONS = ("topnine", "torch", "torchvision", "numpy", "pillow", "zarr")
 
 
 @dataclass(frozen=True)
@@ -32,154 +50,190 @@ class Plan:
 
     Attributes
     ----------
+    config : RunConfig
     dataset : Dataset
+    classes : Classes or None
+        None where ``data.classes`` names none.
+    network : Network
+        On the CPU: the driver needs no accelerator.
+    graph : Graph
+        The network's, at the size of its input.
     layers : tuple of Layer
         Those asked for, in the order in which the network runs them.
-    digest : str
-        Of the network's weights.
+    fingerprints : Fingerprints
+    references : mapping of layer name to activations
+        What the network gives on a fixed input: see ``compute.probing.references``.
     """
 
     config: RunConfig
-    dataset: shards.Dataset
+    dataset: Dataset
+    classes: Classes | None
+    network: Network
+    graph: Graph
     layers: tuple[Layer, ...]
-    digest: str
-
-    @property
-    def device(self) -> str:
-        """The device of the process that asks, as torch names it: workers elsewhere may have others."""
-        return device.choose(self.config.cluster.device)
+    fingerprints: Fingerprints
+    references: References
 
     @property
     def folder(self) -> Path:
-        """The run's folder, beside its store: figures and gallery."""
+        """The run's folder, beside its store, for figures and the gallery."""
         return run_folder(self.config.store)
 
-    def network(self) -> networks.Network:
-        """Load the network, once a process."""
-        return networks.load(self.config.network, self.device)
+    @property
+    def images(self) -> ImageSource:
+        """The images, and how they are decoded."""
+        return ImageSource(self.dataset, self.config.decode, self.config.data.max_pixels)
 
-    def graph(self) -> Graph:
-        """Trace the network, at the size of its input."""
-        crop = self.config.decode.crop
-        return trace(self.network().module, torch.zeros(1, 3, crop, crop, device=self.device))
-
-    def classes(self) -> Classes | None:
-        """Read the classes that ``data.classes`` names, if it names any."""
-        return read_classes(self.config.data.classes) if self.config.data.classes else None
-
+    @property
     def rules(self) -> Rules:
-        """Give the rules of the deconvnet."""
+        """The rules of the deconvnet."""
         config = self.config.deconvolve
         return Rules(config.rule, config.pooling, config.lrn)
 
     def check_rule(self) -> None:
-        """Raise InputError where ``deconvolve.rule`` is not defined for a layer."""
+        """Raise InputError where ``deconvolve.rule`` or ``deconvolve.precision`` is not defined for a layer."""
+        if self.config.deconvolve.precision == "float64":
+            check_double(self.network, self.layers, self.config.decode.crop)
+        rule = self.config.deconvolve.rule
         for layer in self.layers:
-            if layer.unrectified and self.config.deconvolve.rule != "gradient":
+            if layer.unprojectable:
+                raise InputError(f"layer {layer.name} can be mined but not projected: {layer.unprojectable}.")
+            if rule != "gradient" and layer.unrectified:
                 raise InputError(
                     f"layer {layer.name} is computed with {', '.join(layer.unrectified)}, no rectifier: "
-                    f"deconvolve.rule = {self.config.deconvolve.rule!r} is not defined for it. "
-                    'Use deconvolve.rule = "gradient".'
+                    f'deconvolve.rule = {rule!r} is not defined for it. Use deconvolve.rule = "gradient".'
+                )
+            if rule != "gradient" and layer.unseen:
+                raise InputError(
+                    f"layer {layer.name} is computed with {', '.join(layer.unseen)}, which the trace does not see (an "
+                    "autograd.Function, a scripted function or an extension): whether it rectifies is not known, and "
+                    f'with it not what deconvolve.rule = {rule!r} does. Use deconvolve.rule = "gradient", or write it '
+                    "with torch's functions."
                 )
 
-    def preprocessing(self) -> dict[str, Any]:
-        """Give how an image becomes the network's input, as the store records it."""
-        decode, architecture = self.config.decode, networks.architecture(self.config.network)
-        sizes = {"resize": decode.resize, "crop": decode.crop, "filter": "bilinear"}
+    def classifier(self) -> Classifier:
+        """Return where the network's classifier is read; InputError where it has none, or the weights have none."""
+        classifier = find_classifier(self.graph)
+        check_classifier(self.network, classifier, self.graph.input_shape)
+        return classifier
+
+    def check_store(self, store: Store) -> None:
+        """Check that a store was made with the plan's settings; InputError names the first that differs."""
+        self._compare(store.fingerprint("index"), self.fingerprints.index)
+        for layer in self.layers:
+            self._compare(store.fingerprint("mine", layer.name), self.fingerprints.of("mine", layer))
+        recorded = {name: store.layer(name) for name in self.references}
+        probes = {name: layer.attributes.get("probe", {}) for name, layer in recorded.items() if layer.is_added}
+        references = {name: tuple(probe["references"]) for name, probe in probes.items() if "references" in probe}
+        difference = find_difference(references, self.references, "float32")
+        if difference:
+            raise InputError(
+                f"store {self.config.store} was made with a network that computed otherwise: {difference}. Its code or "
+                "the versions of its libraries have changed since: give another STORE."
+            )
+
+    def _compare(self, recorded: Fingerprint | None, wanted: Fingerprint) -> None:
+        if recorded is None:
+            return
+        for key, value in wanted.items():
+            if recorded.get(key) != value:
+                hint = f" DATA is {self.config.data.path} here." if key == "data" else ""
+                raise InputError(
+                    f"store {self.config.store} was made with {key} = {recorded.get(key)}, this run has {value}: "
+                    f"give another STORE, or the setting it was made with.{hint}"
+                )
+
+    def root_attributes(self, class_folders: list[str]) -> dict[str, Any]:
+        """Return the attributes of the store's root. Class folders name the classes where nothing else does."""
+        names = list(self.classes.names) if self.classes else class_folders if not self.config.data.labels else []
+        shards = [{"name": s.name, "size": s.size, "modified": s.modified} for s in self.dataset.shards]
         return {
-            **sizes,
+            "dataset": {"name": self.dataset.name, "shards": shards, "classes": names},
+            "network": {"name": self.config.network.name, "weights": self.network.digest},
+            "preprocessing": self.preprocessing(),
+            "versions": versions(),
+            "configuration": absolute(self.config),
+        }
+
+    def layer_attributes(self, layer: Layer) -> dict[str, Any]:
+        """Return the attributes of a layer, as the store records them."""
+        attributes = {**layer.attributes(), "precision": self.config.mine.precision, "versions": versions()}
+        attributes["probe"]["references"] = list(self.references[layer.name])
+        return attributes
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return how an image becomes the network's input, as the store records it."""
+        decode, architecture = self.config.decode, self.network.architecture
+        return {
+            "resize": decode.resize,
+            "crop": decode.crop,
+            "filter": "bilinear",
             "orientation": "ignored",
             "scale": "RGB/255",
             "mean": list(architecture.mean),
             "std": list(architecture.std),
         }
 
-    # Fingerprints chain: each holds its predecessor's keys.
-
-    def index_fingerprint(self) -> Fingerprint:
-        """What the index and everything in the store depend on."""
-        config = self.config
-        names = "\n".join(f"{shard.name} {shard.size}" for shard in self.dataset.shards)
-        digest = hashlib.sha256(names.encode()).hexdigest()[:12]
-        return {
-            "data": f"{len(self.dataset.shards)} shards (names and sizes: {digest})",
-            "data.labels": _text_digest(config.data.labels),
-            "data.classes": _text_digest(config.data.classes),
-            "data.max_pixels": config.data.max_pixels,
-            "network.name": config.network.name,
-            "network.weights": self.digest,
-            "network.mean, network.std": self.preprocessing()["mean"] + self.preprocessing()["std"],
-            "decode.resize": config.decode.resize,
-            "decode.crop": config.decode.crop,
-            "mine.block": config.mine.block,
-            "decode.fast": config.decode.fast,
-        }
-
-    def mine_fingerprint(self, layer: Layer) -> Fingerprint:
-        """What a layer's activations depend on."""
-        mine = self.config.mine
-        own = {"module": layer.module, "mine.precision": mine.precision, "mine.batch": mine.batch}
-        return {**self.index_fingerprint(), **own}
-
-    def rank_fingerprint(self, layer: Layer) -> Fingerprint:
-        """What a layer's ranking depends on."""
-        rank = self.config.rank
-        extra: dict[str, Fingerprint] = {
-            "source": {"rank.source": rank.source},
-            "look": {"rank.distance": rank.distance},
-        }
-        return {**self.mine_fingerprint(layer), "rank.distinct": rank.distinct, **extra.get(rank.distinct, {})}
-
-    def statistics_fingerprint(self, layer: Layer) -> Fingerprint:
-        """What a layer's statistics depend on."""
-        own = {"statistics.bins": BINS, "statistics.images": IMAGES, "statistics.places": PLACES}
-        return {**self.rank_fingerprint(layer), **own}
-
-    def deconvolve_fingerprint(self, layer: Layer) -> Fingerprint:
-        """What a layer's projections depend on."""
-        config = self.config.deconvolve
-        own = {
-            "deconvolve.rule": config.rule,
-            "deconvolve.pooling": config.pooling,
-            "deconvolve.lrn": config.lrn,
-            "deconvolve.batch": config.batch,
-        }
-        return {**self.rank_fingerprint(layer), **own}
-
 
 def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     """Load the network, find the layers and the data, and check them against the store if there is one.
 
-    Nothing is written but the sample photographs' shards, where ``data.path`` is ``photos``: into the run's
-    folder, or the one given.
+    Nothing is written but the sample photographs' shards, where ``data.path`` is ``photos``: into the run's folder, or
+    the one given.
 
     Raises
     ------
     InputError
         Anything that a user has to change.
     """
-    if config.cluster.kind not in ("slurm", "address"):  # the workers are on this machine
-        device.check_precision(device.choose(config.cluster.device), config.mine.precision)
-    network = networks.load(config.network, "cpu")
-    crop = config.decode.crop
-    graph = trace(network.module, torch.zeros(1, 3, crop, crop))
-    layers = find_layers(graph, network.architecture.layers, config.mine.layers)
+    if config.cluster.kind == "inline":  # the worker is this very process
+        open_device(config.cluster.device).check_precision(config.mine.precision)
     check_writable(config.store)
-    if config.data.path == "photos":
-        folder = photographs or run_folder(config.store) / "shards"
-        photos.write_shards(folder)
-        dataset = shards.find(str(folder), "photos")
-    else:
-        dataset = shards.find(config.data.path)
-        if Path(config.data.path).resolve() == run_folder(config.store).resolve():
-            raise InputError(
-                f"figures for {config.store} would be written into the data {config.data.path}: give another STORE."
-            )
-    plan = Plan(config, dataset, tuple(layers), network.digest)
-    plan.classes()
+    dataset = _find_data(config, photographs)  # before weights are downloaded
+    network = load_network(config.network)
+    check_reproducible(network)
+    examined = _EXAMINED.setdefault(network.module, {})
+    key = config.decode.crop, config.mine.layers
+    if key not in examined:
+        examined[key] = _examine(config, network)
+    graph, layers, references = examined[key]
+    classes = read_classes(config.data.classes) if config.data.classes else None
+    fingerprints = compute_fingerprints(config, dataset, network.digest)
+    plan = Plan(config, dataset, classes, network, graph, layers, fingerprints, references)
     if Store.exists(config.store):
-        check_store(plan, Store.open(config.store))
+        plan.check_store(Store.open(config.store))
     return plan
+
+
+def _examine(config: RunConfig, network: Network) -> _Examined:
+    """Trace a network and probe its layers, on a few images of the data."""
+    pixels = probe_pixels(_sample_images(config), network.architecture, config.decode.crop)
+    recording = trace_network(network, pixels[:1])
+    wanted = find_layers(recording.graph, network.architecture.layers, config.mine.layers, network.unwrapped)
+    check_layers(network, {layer.name: layer.tap for layer in wanted}, pixels[:1])
+    layers = _find_recorded(config, network, wanted) or probe(network.module, recording, wanted, pixels)
+    return recording.graph, layers, Forward.on_cpu(network, layers, config.decode.crop).references()
+
+
+def _find_recorded(config: RunConfig, network: Network, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Return layers as an earlier run's probe completed them; none where the store does not have all of them.
+
+    Only of the same weights, operations and input size: what the probe found holds for no other.
+    """
+    if not Store.exists(config.store):
+        return ()
+    store = Store.open(config.store)
+    now = {"network.weights": network.digest, "decode.crop": config.decode.crop}
+    restored = []
+    for layer in layers:
+        made_with = store.fingerprint("mine", layer.name) or {}
+        if any(made_with.get(key) != value for key, value in {**now, "network.graph": layer.digest}.items()):
+            return ()
+        try:
+            restored.append(layer.restored(store.layer(layer.name).attributes))
+        except (LookupError, TypeError, ValueError):  # they are not what a probe wrote
+            return ()
+    return tuple(restored)
 
 
 def plan_checkpoints(config: RunConfig) -> list[Plan]:
@@ -209,33 +263,8 @@ def plan_checkpoints(config: RunConfig) -> list[Plan]:
     return plans
 
 
-def check_store(plan: Plan, store: Store) -> None:
-    """Check that a store was made with the settings of a plan; InputError names the first that differs."""
-    recorded = store.fingerprint("index")
-    if recorded is not None:
-        _compare(plan, recorded, plan.index_fingerprint())
-    for layer in plan.layers:
-        recorded = store.fingerprint("mine", layer.name)
-        if recorded is not None:
-            _compare(plan, recorded, plan.mine_fingerprint(layer))
-
-
-def _compare(plan: Plan, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in wanted:
-        hint = f" DATA is {plan.config.data.path} here." if key == "data" else ""
-        if recorded.get(key) != wanted[key]:
-            raise InputError(
-                f"store {plan.config.store} was made with {key} = {recorded.get(key)}, this run has {wanted[key]}: "
-                f"give another STORE, or the setting it was made with.{hint}"
-            )
-
-
-def _text_digest(path: str) -> str:
-    return hashlib.sha256(read_text(path).encode()).hexdigest()[:12] if path else ""
-
-
 def run_folder(store: str) -> Path:
-    """Give the folder of a run from its store: ``runs/demo.zarr`` has ``runs/demo``, ``s3://b/x.zarr`` ``runs/x``."""
+    """Return the folder of a run from its store: ``runs/demo.zarr`` has ``runs/demo``, ``s3://b/x.zarr`` ``runs/x``."""
     if is_url(store):
         store = f"runs/{store.rstrip('/').rsplit('/', 1)[-1]}"
     store = store.rstrip("/")
@@ -243,5 +272,27 @@ def run_folder(store: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that a result may depend on."""
-    return {name: version(name) for name in ("topnine", "torch", "torchvision", "numpy", "pillow", "zarr")}
+    """Return the versions that a result may depend on."""
+    return {name: version(name) for name in RECORDED_VERSIONS}
+
+
+def _sample_images(config: RunConfig) -> np.ndarray:
+    """Return a few images (image, y, x, rgb) uint8 of the data for the probe; none where none can be read yet."""
+    crop = config.decode.crop
+    path = str(run_folder(config.store) / "shards") if config.data.path == "photos" else config.data.path
+    if config.data.path == "photos" and not Path(path).exists():  # nothing is written before the network is probed
+        return np.empty((0, crop, crop, 3), np.uint8)
+    return ImageSource(find_dataset(path), config.decode, config.data.max_pixels).sample(SAMPLED_IMAGES)
+
+
+def _find_data(config: RunConfig, photographs: Path | None) -> Dataset:
+    if config.data.path == "photos":
+        folder = photographs or run_folder(config.store) / "shards"
+        write_shards(folder)
+        return find_dataset(str(folder), "photos")
+    dataset = find_dataset(config.data.path)
+    if Path(config.data.path).resolve() == run_folder(config.store).resolve():
+        raise InputError(
+            f"figures for {config.store} would be written into the data {config.data.path}: give another STORE."
+        )
+    return dataset

@@ -1,1 +1,1 @@
-"""The jobs, in order: index, mine, rank, deconvolve, tile, gallery. No stage imports another."""
+"""The jobs, in order: index, mine, rank, statistics, deconvolve, tile, gallery. No stage imports another."""

@@ -3,79 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from pipeline import shards
-from pipeline.cluster import Pool
-from pipeline.config import absolute
-from pipeline.errors import InputError
-from pipeline.labels import assign
-from pipeline.plan import Plan, check_store, versions
-from pipeline.shards import Entry, Shard
-from pipeline.store import Store
+from topnine.pipeline.cluster.pool import Pool
+from topnine.pipeline.config.sections import DataConfig
+from topnine.pipeline.data.entry import Shard
+from topnine.pipeline.data.keys import unique_keys
+from topnine.pipeline.data.labels import assign
+from topnine.pipeline.data.listing import TEXT, Index, Listing, check_complete, join
+from topnine.pipeline.data.reader import list_images
+from topnine.pipeline.errors import InputError, WorkError
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.store.store import Store
+from topnine.stages.changes import find_touched
+from topnine.stages.progress import Progress
 
-from .progress import Progress
 
-
-def index(plan: Plan, pool: Pool) -> Iterator[Progress]:
-    """Make the store and its index, unless it has one."""
+def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
+    """Make the store's index, unless it has one that can be read."""
     total = len(plan.dataset.shards)
-    if Store.exists(plan.config.store) and Store.open(plan.config.store).fingerprint("index") is not None:
+    if store.fingerprint("index") is not None and store.images.are_indexed():
         yield Progress("index", total, total, "shards", skipped=total)
         return
-    found: dict[int, list[Entry]] = {}
+    check_again(plan, store)
+    listed: dict[int, Listing] = {}
     yield Progress("index", 0, total, "shards")
-    for finished in pool.run(scan_shard, enumerate(plan.dataset.shards)):
-        if finished:
-            found[finished[0][0]] = finished[1]
-            yield Progress("index", len(found), total, "shards")
-    entries = [(shard, entry) for shard in range(total) for entry in found[shard]]
-    columns, reason = make_columns(plan, entries)
-    attributes = make_attributes(plan, sorted({entry.class_name for _, entry in entries if entry.class_name}))
-    store = Store.create(plan.config.store)
-    store.write_index(columns, reason, plan.config.mine.block, attributes, plan.index_fingerprint())
-    check_store(plan, store)
+    for (number, _), images in pool.run(scan_shard, enumerate(plan.dataset.shards)):
+        listed[number] = images
+        yield Progress("index", len(listed), total, "shards")
+    write_index(plan, store, join(plan.dataset, [listed.pop(number) for number in range(total)]))
 
 
-def scan_shard(numbered: tuple[int, Shard]) -> list[Entry]:
-    """List the images of a shard (a task)."""
-    return shards.scan(numbered[1])
-
-
-def make_columns(plan: Plan, entries: list[tuple[int, Entry]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Give the columns (image) of the index from (shard number, entry), and why images are damaged already."""
-    named = [(plan.dataset.shards[shard].name, entry) for shard, entry in entries]
-    damaged = [(shard, entry) for shard, entry in named if entry.damage]
-    if damaged and plan.config.data.on_damaged == "fail":
-        shard, entry = damaged[0]
-        raise InputError(
-            f'shard {shard}: member {entry.key} {entry.damage}. Copy the shard again, or set data.on_damaged = "skip".'
+def check_again(plan: Plan, store: Store) -> None:
+    """Raise WorkError where an index is damaged, and cannot be made again from the same shards."""
+    touched = store.fingerprint("index") is not None and next(find_touched(plan.dataset, store), None)
+    if touched:
+        raise WorkError(
+            f"the index of store {store.path} is damaged, and shard {touched[1].name} has been touched since it was "
+            "made: what it held cannot be known. Mine into another STORE."
         )
-    if len(damaged) == len(entries):
-        raise InputError(f"{plan.config.data.path} holds no images: expected .jpg, .jpeg, .png or .webp in its shards.")
+
+
+def scan_shard(numbered: tuple[int, Shard]) -> Listing:
+    """List the images of a shard (a task)."""
+    return list_images(numbered[1])
+
+
+def write_index(plan: Plan, store: Store, images: Index) -> None:
+    """Check the images of a dataset, and write them into the store."""
+    check_complete(images, plan.config.data.on_incomplete)
+    check_damage(images, plan.config.data)
     columns = {
-        "key": np.array(shards.unique_keys(named), dtype=np.dtypes.StringDType()),
-        "shard": np.array([shard for shard, _ in entries], np.int32),
-        "offset": np.array([entry.offset for _, entry in entries], np.int64),
-        "size": np.array([entry.size for _, entry in entries], np.int64),
-        "label": np.array(assign(named, plan.classes(), plan.config.data.labels), np.int32),
+        "key": unique_keys(images),
+        "shard": images.shard,
+        "offset": images.offset,
+        "byte_count": images.size,
+        "label": assign(images, plan.classes, plan.config.data.labels),
     }
-    return columns, np.array([entry.damage for _, entry in entries], dtype=np.dtypes.StringDType())
+    damage = np.empty(len(images), TEXT)
+    for number, reason in images.damage.items():
+        damage[number] = reason
+    attributes = plan.root_attributes(sorted({class_name for _, class_name in images.folders if class_name}))
+    attributes["dataset"]["incomplete"] = [
+        {"shard": images.shards[number].name, "missing": missing} for number, missing in images.missing.items()
+    ]
+    store.write_index(columns, damage, plan.config.mine.block, attributes, plan.fingerprints.index)
+    plan.check_store(store)
 
 
-def make_attributes(plan: Plan, folders: list[str]) -> dict[str, Any]:
-    """Give the root's attributes. Class folders name the classes where nothing else does."""
-    classes = plan.classes()
-    return {
-        "dataset": {
-            "name": plan.dataset.name,
-            "shards": [{"name": s.name, "size": s.size, "modified": s.modified} for s in plan.dataset.shards],
-            "classes": list(classes.names) if classes else folders if not plan.config.data.labels else [],
-        },
-        "network": {"name": plan.config.network.name, "weights": plan.digest},
-        "preprocessing": plan.preprocessing(),
-        "versions": versions(),
-        "configuration": absolute(plan.config),
-    }
+def check_damage(images: Index, config: DataConfig) -> None:
+    """Raise InputError where no image is left, or one is damaged and ``data.on_damaged`` is ``fail``."""
+    if images.damage and config.on_damaged == "fail":
+        number = min(images.damage)
+        shard, key = images.shards[images.shard[number]].name, images.key[number]
+        raise InputError(
+            f"shard {shard}: member {key} {images.damage[number]}. "
+            'Copy the shard again, or set data.on_damaged = "skip".'
+        )
+    if len(images.damage) == len(images):
+        raise InputError(f"{config.path} holds no images: expected .jpg, .jpeg, .png or .webp in its shards.")

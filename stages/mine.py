@@ -4,162 +4,178 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
-import numpy as np
-
-from pipeline import shards
-from pipeline.activations import Mined, list_images, run_images
-from pipeline.cluster import TRIES, Pool, abandoned
-from pipeline.errors import WorkError
-from pipeline.layers import Layer
-from pipeline.plan import Plan, versions
-from pipeline.store import UNDECODABLE, Store
-
-from .progress import Progress
+from topnine.pipeline.cluster.pool import TRIES, Pool, Tick, abandoned
+from topnine.pipeline.compute.activations import BlockResult, MiningSettings, run_images
+from topnine.pipeline.data.entry import Dataset
+from topnine.pipeline.data.images import ImageSource
+from topnine.pipeline.errors import WorkError
+from topnine.pipeline.network.layers import Layer
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.store.schema import UNDECODABLE
+from topnine.pipeline.store.store import Access, Store
+from topnine.pipeline.store.verification import mend
+from topnine.stages.changes import check_touched_shards
+from topnine.stages.progress import Progress
+from topnine.stages.settings import mining_settings
+from topnine.stages.work import ShardFinder, describe_lost, find_mined, image_columns, iterate_records
 
 MANY_DAMAGED = 10  # images; fewer never fail a run
 HOPELESS = 10  # blocks that fail before any is mined: then it is not the blocks
-SHOWN = 10  # blocks that failed, in the summary
+LISTED_FAILURES = 10  # blocks that failed, in the summary
+LOOKING = 1 / 20  # of the time: what may be spent on looking how many blocks are done
 
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive blocks that one task streams through, and the layers they are still to be mined for."""
+    """Consecutive blocks that one task streams through, and the layers for which they are still to be mined."""
 
     blocks: tuple[int, ...]
     layers: tuple[Layer, ...]
 
 
-def mine(plan: Plan, pool: Pool) -> Iterator[Progress]:
-    """Mine every block that is not marked as done for every layer asked for.
+@dataclass(frozen=True)
+class MineTask:
+    """What every task of mining is handed beside its span: the store, and how images are mined."""
+
+    store: Access
+    settings: MiningSettings
+
+    def with_images(self, images: ImageSource) -> MineTask:
+        """Return the task with other images, or other shards of them."""
+        return replace(self, settings=replace(self.settings, images=images))
+
+
+def mine(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
+    """Mine every block that is not marked as done, or whose values are not there, for every layer asked for.
 
     Raises
     ------
     WorkError
-        A shard is not what was indexed; or, when all else is mined, blocks that failed, or too many damaged images.
+        A shard is not what was indexed, or an image not what was mined for another layer; or, when all else is mined,
+        blocks that failed, or too many damaged images.
     """
-    store = Store.open(plan.config.store, write=True)
-    for layer in plan.layers:
-        if layer.name not in store.layers:
-            store.add_layer(layer, plan.config.mine.precision, versions(), plan.mine_fingerprint(layer))
+    add_layers(store, plan)
+    names = [layer.name for layer in plan.layers]
+    lost = [*mend(store, names, thorough=False)]
     todo = find_todo(store, plan.layers)
-    skipped = count_mined(store, plan.layers)
-    yield Progress("mine", skipped, store.images, "images", skipped)
-    if not todo:
-        check_damage(plan, store)
-        return
-    for checked in pool.run(check_shard, touched_shards(plan, store), plan):
-        if checked and checked[1]:
-            raise WorkError(checked[1])
-    failed: dict[int, str] = {}
-    look = 0.0
-    spans = find_spans(todo, plan.config.mine.span)
-    for finished in pool.attempt(mine_span, spans, plan, pool.threads, split=partial(find_unfinished, plan)):
-        if finished and finished[1]:
+    skipped = count_mined(store, names)
+    yield Progress("mine", skipped, len(store.images), "images", skipped, describe_lost(lost) if lost else "")
+    if todo:
+        check_touched_shards(plan.dataset, store, pool)
+        task = MineTask(store.access, mining_settings(plan, pool.threads))
+        spans = find_spans(todo, plan.config.mine.span)
+        failed: dict[int, str] = {}
+        for mined in mine_spans(store, pool, task, spans, failed):
+            yield Progress("mine", mined, len(store.images), "images", skipped)
+        if failed:
+            raise WorkError(*describe_failed(plan.dataset, store, failed, len(find_todo(store, plan.layers))))
+    for name in names:
+        store.progress.forget_failures(name)
+    check_damage(store, plan.config.data.max_damaged_fraction)
+
+
+def add_layers(store: Store, plan: Plan) -> None:
+    """Make the empty arrays of the layers that the store does not have yet."""
+    for layer in plan.layers:
+        if not store.layer(layer.name).is_added:
+            store.add_layer(layer.name, plan.layer_attributes(layer), plan.fingerprints.of("mine", layer))
+
+
+def mine_spans(
+    store: Store, pool: Pool, task: MineTask, spans: Sequence[Span], failed: dict[int, str]
+) -> Iterator[int]:
+    """Mine spans; yield how many images are mined, and note in ``failed`` the blocks that failed, with the reason.
+
+    It gives up where ten blocks fail before any is mined.
+    """
+    names = list(dict.fromkeys(layer.name for span in spans for layer in span.layers))
+    skipped, next_look = count_mined(store, names), 0.0
+    narrow = partial(select_shards, store, ShardFinder.read(store, task.settings.images))
+    for finished in pool.attempt(mine_span, spans, task, split=partial(find_unfinished, store), narrow=narrow):
+        if not isinstance(finished, Tick) and isinstance(finished[1], WorkError):
             set_aside(store, finished[0], finished[1], failed)
         began = time.monotonic()
-        if began < look:
+        if began < next_look:
             continue
-        mined = count_mined(store, plan.layers)
-        look = time.monotonic() + 19 * (time.monotonic() - began)  # a twentieth of the time goes into looking
-        yield Progress("mine", mined, store.images, "images", skipped)
+        mined = count_mined(store, names)
+        next_look = time.monotonic() + (1 / LOOKING - 1) * (time.monotonic() - began)
+        yield mined
         if len(failed) >= HOPELESS and mined == skipped:
             break
-    yield Progress("mine", count_mined(store, plan.layers), store.images, "images", skipped)
-    if failed:
-        raise WorkError(describe_failed(plan, store, failed))
-    check_damage(plan, store)
+    yield count_mined(store, names)
 
 
-def count_mined(store: Store, layers: tuple[Layer, ...]) -> int:
-    """Count the images that are mined for every layer."""
-    done = set.intersection(*(store.done_blocks(layer.name) for layer in layers))
-    short = store.blocks * store.block - store.images  # what the last block lacks
-    return len(done) * store.block - (short if store.blocks - 1 in done else 0)
+def select_shards(store: Store, finder: ShardFinder, span: Span, task: MineTask) -> tuple[MineTask]:
+    """Return the task of a span: with the shards of its images alone."""
+    first, last = store.images.rows(span.blocks[0]), store.images.rows(span.blocks[-1])
+    return (task.with_images(finder.select(slice(first.start, last.stop))),)
 
 
-def find_unfinished(plan: Plan, span: Span) -> list[Span]:
+def count_mined(store: Store, layers: Sequence[str]) -> int:
+    """Count the images that are mined for every one of some layers."""
+    done = set.intersection(*(store.progress.done_blocks(layer) for layer in layers))
+    images = store.images
+    missing = images.blocks * images.block - len(images)  # from the last block
+    return len(done) * images.block - (missing if images.blocks - 1 in done else 0)
+
+
+def find_unfinished(store: Store, span: Span) -> list[Span]:
     """Cut what is left of a span that failed into spans of one block, so that the culprit is alone."""
-    left = find_todo(Store.open(plan.config.store), span.layers)
+    left = find_todo(store, span.layers)
     return [Span((block,), left[block]) for block in span.blocks if block in left]
 
 
 def set_aside(store: Store, span: Span, error: WorkError, failed: dict[int, str]) -> None:
-    """Record a block that failed however often it was tried, in the store and for the summary."""
+    """Record the blocks of a span that failed however often they were tried, in the store and for the summary."""
     for block in span.blocks:
         failed[block] = str(error)
         for layer in span.layers:
-            store.set_aside(layer.name, block, str(error))
+            store.progress.set_aside(layer.name, block, str(error))
 
 
-def describe_failed(plan: Plan, store: Store, failed: dict[int, str]) -> str:
-    """Give a sentence that names the blocks that failed, with their images, shard and errors."""
+def describe_failed(dataset: Dataset, store: Store, failed: dict[int, str], unfinished: int) -> list[str]:
+    """Return a sentence on the blocks that failed, and a line for each with its images, shard and error."""
     lines = []
-    for block in sorted(failed)[:SHOWN]:
-        rows = store.rows(block)
-        (shard,) = store.image_columns(["shard"], slice(rows.start, rows.start + 1))
-        place = f"images {rows.start:,} to {rows.stop - 1:,}, from {plan.dataset.shards[shard[0]].name}"
-        lines.append(f"\n  block {block} ({place}): {failed[block]}")
-    more = f"\n  and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
-    left = len(find_todo(store, plan.layers)) - len(failed)
+    for block in sorted(failed)[:LISTED_FAILURES]:
+        rows = store.images.rows(block)
+        (shard,) = store.images.columns(["shard"], slice(rows.start, rows.start + 1))
+        images = f"images {rows.start:,} to {rows.stop - 1:,}, from {dataset.shards[shard[0]].name}"
+        lines.append(f"block {block} ({images}): {failed[block]}")
+    if len(failed) > LISTED_FAILURES:
+        lines.append(f"and {len(failed) - LISTED_FAILURES:,} more")
+    left = unfinished - len(failed)
     rest = f"{left:,} more were not tried: this looks like no block's own fault" if left else "all others are mined"
-    return (
-        f"{len(failed):,} of {store.blocks:,} blocks failed, each {TRIES} times, and were set aside; {rest}. "
-        f"The same command tries them again.{''.join(lines)}{more}"
+    sentence = (
+        f"{len(failed):,} of {store.images.blocks:,} blocks failed, each {TRIES} times, and were set aside; {rest}. "
+        "The same command tries them again."
     )
+    return [sentence, *lines]
 
 
-def touched_shards(plan: Plan, store: Store) -> list[int]:
-    """Give the shards whose time of modification is not the indexed one: copied, or changed."""
-    recorded = store.attributes["dataset"]["shards"]
-    now = plan.dataset.shards
-    return [i for i, shard in enumerate(recorded) if shard["modified"] != now[i].modified]
-
-
-def check_shard(number: int, plan: Plan) -> str:
-    """Compare a shard's headers with the index (a task); give what differs, in a sentence, or nothing."""
-    store = Store.open(plan.config.store)
-    (shard,) = store.image_columns(["shard"])
-    rows = np.nonzero(shard == number)[0]
-    key, offset, size = store.image_columns(("key", "offset", "size"), rows)
-    found = shards.scan(plan.dataset.shards[number])
-    name = plan.dataset.shards[number].name
-    for i, entry in enumerate(found[: len(rows)]):
-        if (entry.offset, entry.size) != (offset[i], size[i]) or entry.key not in key[i]:
-            return (
-                f"shard {name} has changed since it was indexed: where image {key[i]} was, at {offset[i]}, "
-                f"is now {entry.key} at {entry.offset}. Mine the changed data into another STORE."
-            )
-    if len(found) != len(rows):
-        was = f"{len(rows)} images then, {len(found)} now"
-        return f"shard {name} has changed since it was indexed: {was}. Mine the changed data into another STORE."
-    return ""
-
-
-def check_damage(plan: Plan, store: Store) -> None:
+def check_damage(store: Store, allowed: float) -> None:
     """Raise WorkError where more than ten images and more than the allowed fraction are damaged."""
-    status, reason = store.image_columns(("status", "reason"))
+    status, reason = store.images.columns(("status", "reason"))
     reasons = Counter(reason[status == UNDECODABLE].tolist())
-    damaged, allowed = sum(reasons.values()), plan.config.data.max_damaged_fraction
-    if damaged > MANY_DAMAGED and damaged > allowed * store.images:
+    damaged, images = sum(reasons.values()), len(store.images)
+    if damaged > MANY_DAMAGED and damaged > allowed * images:
         counts = "; ".join(f"{count} × {text}" for text, count in reasons.most_common(10))
         raise WorkError(
-            f"{damaged:,} of {store.images:,} images are damaged, more than data.max_damaged_fraction = {allowed}: "
+            f"{damaged:,} of {images:,} images are damaged, more than data.max_damaged_fraction = {allowed}: "
             f"{counts}. The store is kept: repair the data and give another STORE, or allow more."
         )
 
 
-def find_todo(store: Store, layers: tuple[Layer, ...]) -> dict[int, tuple[Layer, ...]]:
-    """Give for every block that is not done the layers it is missing, from the markers alone."""
-    done = {layer.name: store.done_blocks(layer.name) for layer in layers}
-    missing = {
-        block: tuple(layer for layer in layers if block not in done[layer.name]) for block in range(store.blocks)
-    }
+def find_todo(store: Store, layers: Sequence[Layer]) -> dict[int, tuple[Layer, ...]]:
+    """Return, for every block that is not done, the layers that it is missing, from the markers alone."""
+    done = {layer.name: store.progress.done_blocks(layer.name) for layer in layers}
+    blocks = range(store.images.blocks)
+    missing = {block: tuple(layer for layer in layers if block not in done[layer.name]) for block in blocks}
     return {block: names for block, names in missing.items() if names}
 
 
@@ -172,23 +188,24 @@ def find_spans(todo: dict[int, tuple[Layer, ...]], length: int) -> list[Span]:
     return spans
 
 
-def mine_span(span: Span, plan: Plan, threads: int) -> None:
-    """Mine the blocks of a span (a task), but for those that an earlier try has done."""
-    store = Store.open(plan.config.store, write=True)
+def mine_span(span: Span, task: MineTask) -> None:
+    """Mine the blocks of a span (a task), except those that an earlier try has done."""
+    store = task.store.open()
     names = [layer.name for layer in span.layers]
-    blocks = [block for block in span.blocks if not all(store.is_done(name, block) for name in names)]
-    rows = [store.rows(block) for block in blocks]
-    with closing(run_images(plan, span.layers, list_images(store, rows), rows, threads)) as mined:
-        for block, images in zip(blocks, mined, strict=False):
-            write_block(store, span.layers, block, images)
+    blocks = [block for block in span.blocks if not all(store.progress.is_done(name, block) for name in names)]
+    runs = [store.images.rows(block) for block in blocks]
+    records = iterate_records(store, runs, find_mined(store))
+    with closing(run_images(task.settings, span.layers, records, runs)) as results:
+        for block, result in zip(blocks, results, strict=False):
+            write_block(store, block, result)
             if abandoned():
                 return
 
 
-def write_block(store: Store, layers: tuple[Layer, ...], block: int, mined: Mined) -> None:
-    """Write what a block's images gave: their status, the layers' activations, then the markers."""
-    store.write_images(block, mined.columns)
-    for layer in layers:
-        store.write_block(layer.name, block, *mined.layers[layer.name])
-    for layer in layers:
-        store.mark(layer.name, block)
+def write_block(store: Store, block: int, result: BlockResult) -> None:
+    """Write a block: its images' columns, the layers' activations, then the markers."""
+    store.images.write(block, image_columns(result))
+    for name, arrays in result.layers.items():
+        store.layer(name).write_block(block, *arrays)
+    for name in result.layers:
+        store.progress.mark(name, block)

@@ -2,121 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
 
-from pipeline.cluster import Pool
-from pipeline.distinct import CANDIDATES, choose, describe, exclude
-from pipeline.errors import InputError
-from pipeline.layers import Layer
-from pipeline.plan import Plan
-from pipeline.ranking import RANKS, Figures, Ranking, Top, add_figures, figures, merge, running_top
-from pipeline.store import Store
-from pipeline.stream import ahead
-
-from .progress import Progress
+from topnine.pipeline.cluster.pool import Pool
+from topnine.pipeline.compute.traits import TRAIT_COLUMNS, HitDescriber
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.fingerprints import Fingerprint
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.prefetch import map_ahead
+from topnine.pipeline.ranking.distinct import CANDIDATES, AlreadyRanked, Traits, choose_distinct, exclude
+from topnine.pipeline.ranking.topk import RANKS, Ranking, Top, merge, running_top
+from topnine.pipeline.ranking.totals import Totals, add_totals
+from topnine.pipeline.store.store import Store
+from topnine.stages.progress import Progress
+from topnine.stages.settings import hit_describer
+from topnine.stages.work import find_stale, groups
 
 BLOCKS_A_TASK = 64
 READ_BYTES = 2**23  # of activations that are read at once: larger reads cost zarr less, and wait in memory
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Hits that are ranked already, and which filters (filter) bool need more."""
+class RankTask:
+    """What every task of ranking is handed beside its blocks.
 
-    hits: Ranking
-    unsettled: np.ndarray
-
-
-def rank(plan: Plan, pool: Pool) -> Iterator[Progress]:
-    """Rank every layer asked for whose ranking is not up to date."""
-    store = Store.open(plan.config.store, write=True)
-    stale = [layer for layer in plan.layers if store.fingerprint("rank", layer.name) != plan.rank_fingerprint(layer)]
-    total = len(plan.layers) * store.blocks
-    skipped = total - len(stale) * store.blocks
-    yield Progress("rank", skipped, total, "blocks", skipped)
-    for ranked, layer in enumerate(stale):
-        missing = store.blocks - len(store.done_blocks(layer.name))
-        if missing:
-            raise InputError(
-                f"{missing} of {store.blocks} blocks of layer {layer.name} are not mined: `topnine mine` first."
-            )
-        for done in rank_layer(plan, pool, store, layer):
-            yield Progress("rank", skipped + ranked * store.blocks + done, total, "blocks", skipped)
-
-
-def rank_layer(plan: Plan, pool: Pool, store: Store, layer: Layer) -> Iterator[int]:
-    """Rank a layer and write it; give how many blocks were read.
-
-    Where ``rank.distinct`` wants hits to differ, the blocks are read again for the filters whose candidates had too few
-    that do, without all that shows the same as those taken: each time a filter gets at least one more.
+    Attributes
+    ----------
+    store : str
+        Its path.
+    layer : str
+    ranks : int
+        How many activations of a filter are kept.
+    threads : int
+        That read.
+    describer : HitDescriber
+        Describes activations, to exclude what duplicates a hit.
+    taken : AlreadyRanked, optional
+        The hits that were chosen already. Nothing that duplicates one is ranked.
     """
-    distinct = plan.config.rank.distinct != "image"
-    ranks = CANDIDATES if distinct else RANKS
-    parts: dict[int, tuple[Top, Figures]] = {}
-    for blocks, part in rank_parts(plan, pool, store, layer, ranks):
+
+    store: str
+    layer: str
+    ranks: int
+    threads: int
+    describer: HitDescriber
+    taken: AlreadyRanked | None = None
+
+
+def rank(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
+    """Rank every layer asked for whose ranking is not up to date."""
+    stale = find_stale(store, plan.fingerprints, "rank", plan.layers)
+    blocks = store.images.blocks
+    progress = Progress.begin("rank", "blocks", len(plan.layers) * blocks, len(stale) * blocks)
+    yield progress
+    for layer in stale:
+        missing = blocks - len(store.progress.done_blocks(layer.name))
+        if missing:
+            raise InputError(f"{missing} of {blocks} blocks of layer {layer.name} are not mined: `topnine mine` first.")
+        describer = hit_describer(plan.config, layer.field)
+        ranks = RANKS if describer.rule.by == "image" else CANDIDATES
+        task = RankTask(store.path, layer.name, ranks, pool.threads, describer)
+        for ranked in rank_layer(store, pool, task, plan.fingerprints.of("rank", layer)):
+            yield progress.plus(ranked)
+        progress = progress.plus(blocks)
+
+
+def rank_layer(store: Store, pool: Pool, task: RankTask, fingerprint: Fingerprint) -> Iterator[int]:
+    """Rank a layer and write its ranking; yield how many blocks were read."""
+    arrays, rule = store.layer(task.layer), task.describer.rule
+    parts: dict[int, tuple[Top, Totals]] = {}
+    for blocks, part in pool.run(rank_blocks, groups(store.images.blocks, BLOCKS_A_TASK), task):
         parts[blocks.start] = part
-        yield sum(min(BLOCKS_A_TASK, store.blocks - start) for start in parts)
-    ranking = store.locate(layer.name, merge([found for found, _ in parts.values()], ranks))
-    while distinct:
-        chosen = choose(ranking, describe(store, plan.config, layer.field, *ranking.places()), plan.config)
-        unsettled = (chosen.image[:, -1] < 0) & (ranking.image[:, -1] >= 0)
-        if not unsettled.any():
-            ranking = chosen
-            break
-        again = rank_parts(plan, pool, store, layer, ranks, Taken(chosen, unsettled))
-        ranking = merge([chosen, store.locate(layer.name, merge([found for _, (found, _) in again], ranks))], ranks)
-    in_order = [parts[start][1] for start in sorted(parts)]
-    store.write_ranking(layer.name, ranking, add_figures(in_order), plan.rank_fingerprint(layer))
+        yield sum(min(BLOCKS_A_TASK, store.images.blocks - start) for start in parts)
+    candidates = arrays.locate(merge([top for top, _ in parts.values()], task.ranks))
+    describe_hits = partial(describe, store, task.describer)
+    ranking = choose_distinct(candidates, rule, describe_hits, partial(rank_others, store, pool, task), task.ranks)
+    arrays.write_ranking(ranking, add_totals([parts[start][1] for start in sorted(parts)]), fingerprint)
 
 
-def rank_parts(
-    plan: Plan, pool: Pool, store: Store, layer: Layer, ranks: int, taken: Taken | None = None
-) -> Iterator[tuple[range, tuple[Top, Figures]]]:
-    """Rank consecutive blocks in tasks; give them with what they gave, as they come."""
-    starts = range(0, store.blocks, BLOCKS_A_TASK)
-    groups = [range(first, min(first + BLOCKS_A_TASK, store.blocks)) for first in starts]
-    for finished in pool.run(rank_blocks, groups, plan, layer, ranks, pool.threads, taken):
-        if finished:
-            yield finished
+def describe(store: Store, describer: HitDescriber, hits: Ranking) -> Traits:
+    """Return the traits (filter, rank) of hits."""
+    return describer.describe(partial(store.images.columns, TRAIT_COLUMNS), hits.image, hits.row, hits.column)
 
 
-def rank_blocks(
-    blocks: range, plan: Plan, layer: Layer, ranks: int, threads: int, taken: Taken | None
-) -> tuple[Top, Figures]:
-    """Rank some consecutive blocks (a task), read ahead; nothing that shows the same as a hit taken already."""
-    store = Store.open(plan.config.store)
-    at_once = 1 if taken else max(1, READ_BYTES // (4 * store.block * layer.filters))
-    parts = []
+def rank_others(store: Store, pool: Pool, task: RankTask, taken: AlreadyRanked) -> Ranking:
+    """Rank all blocks again, without what duplicates a hit that was chosen already."""
+    again = RankTask(task.store, task.layer, task.ranks, task.threads, task.describer, taken)
+    parts = pool.run(rank_blocks, groups(store.images.blocks, BLOCKS_A_TASK), again)
+    return store.layer(task.layer).locate(merge([top for _, (top, _) in parts], task.ranks))
 
-    def read(first: int) -> list[tuple[int, np.ndarray, Figures]]:
-        rows = slice(store.rows(first).start, store.rows(min(first + at_once, blocks.stop) - 1).stop)
-        if taken is None:
-            activation = store.read_activation(layer.name, rows)
-        else:
-            activation = read_distinct(store, plan, layer, rows, taken)
-        by_block = (activation[start : start + store.block] for start in range(0, len(activation), store.block))
-        return [(rows.start + i * store.block, block, figures(block)) for i, block in enumerate(by_block)]
+
+def rank_blocks(blocks: range, task: RankTask) -> tuple[Top, Totals]:
+    """Rank some consecutive blocks (a task), read ahead."""
+    store = Store.open(task.store)
+    block, filters = store.images.block, store.layer(task.layer).filters
+    read = _reader(store, task)
+    at_once = 1 if task.taken else max(1, READ_BYTES // (4 * block * filters))
+    parts: list[Totals] = []
+
+    def read_blocks(first: int) -> list[tuple[int, np.ndarray, Totals]]:
+        """Read some blocks from a first one on; list first image, activations and totals of each."""
+        rows = slice(first * block, store.images.rows(min(first + at_once, blocks.stop) - 1).stop)
+        activation = read(rows)
+        by_block = (activation[start : start + block] for start in range(0, len(activation), block))
+        return [(rows.start + i * block, part, Totals.of(part)) for i, part in enumerate(by_block)]
 
     def runs() -> Iterator[tuple[int, np.ndarray]]:
-        with closing(ahead(read, blocks[::at_once], threads, threads + 1)) as found:
-            for first, activation, part in chain.from_iterable(found):
-                parts.append(part)
+        """Yield first image and activations of every block, and note the totals."""
+        with closing(map_ahead(read_blocks, blocks[::at_once], task.threads, task.threads + 1)) as results:
+            for first, activation, totals in chain.from_iterable(results):
+                parts.append(totals)
                 yield first, activation
 
-    return running_top(runs(), ranks), add_figures(parts)
+    return running_top(runs(), task.ranks), add_totals(parts)
 
 
-def read_distinct(store: Store, plan: Plan, layer: Layer, rows: slice, taken: Taken) -> np.ndarray:
-    """Read activations (image, filter), NaN where a filter needs no more, or they show the same as a hit of its."""
-    activation, row, column = store.read_mined(layer.name, rows)
-    image = np.arange(rows.start, rows.stop)[:, None]
-    traits, theirs = (
-        describe(store, plan.config, layer.field, *places) for places in ((image, row, column), taken.hits.places())
-    )
-    distinct = exclude(activation, traits, taken.hits, theirs, plan.config)
-    return np.where(taken.unsettled, distinct, np.float32(np.nan))
+def _reader(store: Store, task: RankTask) -> Callable[[slice], np.ndarray]:
+    """Return a function that reads activations (image, filter) of rows: NaN where they must not rank."""
+    arrays, taken = store.layer(task.layer), task.taken
+    if taken is None:
+        return arrays.read_activation
+    taken_traits = describe(store, task.describer, taken.hits)
+    read_columns = partial(store.images.columns, TRAIT_COLUMNS)
+
+    def read(rows: slice) -> np.ndarray:
+        """Read activations, without those that duplicate a hit."""
+        activation, row, column = arrays.read_mined(rows)
+        image = np.arange(rows.start, rows.stop)[:, None]
+        traits = task.describer.describe(read_columns, image, row, column)
+        return exclude(activation, traits, taken, taken_traits, task.describer.rule)
+
+    return read

@@ -1,4 +1,4 @@
-"""Stage statistics: the distribution of every filter's activations, its classes, and the filters it goes with."""
+"""Stage statistics: the distribution of every filter's activations, its classes, and the filters that go with it."""
 
 from __future__ import annotations
 
@@ -6,55 +6,46 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.cluster import Pool
-from pipeline.errors import InputError
-from pipeline.plan import Plan
-from pipeline.statistics import Basis, Sums, count_classes, summarise
-from pipeline.store import Store
-
-from .progress import Progress
+from topnine.pipeline.cluster.pool import Pool
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.ranking.statistics import Basis, Sums, count_classes, summarise
+from topnine.pipeline.store.store import Store
+from topnine.stages.progress import Progress
+from topnine.stages.work import check_ranked, find_stale, groups
 
 BLOCKS_A_TASK = 16
 
 
-def statistics(plan: Plan, pool: Pool) -> Iterator[Progress]:
-    """Take the statistics of every layer asked for whose statistics are not up to date."""
-    store = Store.open(plan.config.store, write=True)
-    stale = [
-        layer
-        for layer in plan.layers
-        if store.fingerprint("statistics", layer.name) != plan.statistics_fingerprint(layer)
-    ]
-    total = len(plan.layers) * store.blocks
-    skipped = done = total - len(stale) * store.blocks
-    yield Progress("statistics", done, total, "blocks", skipped)
+def statistics(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
+    """Compute the statistics of every layer asked for whose statistics are not up to date."""
+    stale = find_stale(store, plan.fingerprints, "statistics", plan.layers)
+    blocks = store.images.blocks
+    progress = Progress.begin("statistics", "blocks", len(plan.layers) * blocks, len(stale) * blocks)
+    yield progress
     for layer in stale:
-        if store.fingerprint("rank", layer.name) != plan.rank_fingerprint(layer):
-            raise InputError(f"layer {layer.name} is not ranked: `topnine rank` first.")
-        (label,) = store.image_columns(["label"])
+        check_ranked(store, plan.fingerprints, layer)
+        arrays = store.layer(layer.name)
+        (label,) = store.images.columns(["label"])
         classes = count_classes(label, len(store.attributes["dataset"]["classes"]))
-        basis: Basis | None = Basis.of(store.read_layer(layer.name, "maximum"), store.images, classes)
+        basis: Basis | None = Basis.of(arrays.read("max_activation"), len(store.images), classes)
         while basis:  # once; twice where activations are negative
             sums = Sums(basis)
-            for blocks in read_blocks(store, pool, layer.name, sums):
-                yield Progress("statistics", done + blocks, total, "blocks", skipped)
-            basis = sums.widened()
+            for summed in sum_layer(store, pool, layer.name, sums):
+                yield progress.plus(summed)
+            basis = sums.wider_basis()
         image = sums.top.image
-        arrays = summarise(sums, np.where(image >= 0, label[image], -1))
-        store.write_statistics(layer.name, arrays, plan.statistics_fingerprint(layer))
-        done += store.blocks
+        statistics_arrays = summarise(sums, np.where(image >= 0, label[image], -1))
+        arrays.write_statistics(statistics_arrays, plan.fingerprints.of("statistics", layer))
+        progress = progress.plus(blocks)
 
 
-def read_blocks(store: Store, pool: Pool, layer: str, sums: Sums) -> Iterator[int]:
-    """Add up all blocks, group by group as they are done; give how many are."""
-    groups = [range(first, min(first + BLOCKS_A_TASK, store.blocks)) for first in range(0, store.blocks, BLOCKS_A_TASK)]
-    done = 0
-    for finished in pool.run(sum_blocks, groups, store.path, layer, sums.basis):
-        if finished:
-            blocks, part = finished
-            sums.add(part)
-            done += len(blocks)
-            yield done
+def sum_layer(store: Store, pool: Pool, layer: str, sums: Sums) -> Iterator[int]:
+    """Add up all blocks of a layer, group by group as they are done; yield how many are."""
+    summed = 0
+    for blocks, part in pool.run(sum_blocks, groups(store.images.blocks, BLOCKS_A_TASK), store.path, layer, sums.basis):
+        sums.add(part)
+        summed += len(blocks)
+        yield summed
 
 
 def sum_blocks(blocks: range, path: str, layer: str, basis: Basis) -> Sums:
@@ -62,7 +53,7 @@ def sum_blocks(blocks: range, path: str, layer: str, basis: Basis) -> Sums:
     store = Store.open(path)
     sums = Sums(basis)
     for block in blocks:
-        rows = store.rows(block)
-        (label,) = store.image_columns(["label"], rows)
-        sums.take(store.read_activation(layer, rows), label, rows.start)
+        rows = store.images.rows(block)
+        (label,) = store.images.columns(["label"], rows)
+        sums.add_images(store.layer(layer).read_activation(rows), label, rows.start)
     return sums

@@ -1,119 +1,138 @@
-"""Stage tile: sheets of the filters, as PNG files with their facts in the picture and in its metadata."""
+"""Stage tile: sheets of the filters, with their facts in the picture and in the file's metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline import figures
-from pipeline.cluster import Pool
-from pipeline.errors import InputError
-from pipeline.figures import Cell
-from pipeline.layers import Layer, pixel_weights
-from pipeline.patches import strongest_patches
-from pipeline.plan import Plan
-from pipeline.store import Store
-
-from .progress import Progress
+from topnine.pipeline.cluster.pool import Pool
+from topnine.pipeline.config.sections import RunConfig, TileConfig
+from topnine.pipeline.drawing import sheets
+from topnine.pipeline.drawing.sheets import Cell
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.network.layers import Layer, pixel_weights
+from topnine.pipeline.network.loading import Network
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.store.layers import StoredLayer
+from topnine.pipeline.store.names import quote
+from topnine.pipeline.store.store import Store
+from topnine.stages.changes import check_touched_shards
+from topnine.stages.progress import Progress
+from topnine.stages.work import PatchReader, is_current
 
 PDF_DPI = 300
-WEBP_PX = 16_383  # the longest side that the format can have
+WEBP_SIDE_PX = 16_383  # the longest side that the format can have
 
 
-def tile(
-    plan: Plan,
-    pool: Pool,
-    filters: Sequence[int] = (),
-    single: int | None = None,
-    grid: int | None = None,
-    form: str = "png",
-) -> Iterator[Progress]:
-    """Draw the sheets of every layer asked for; always done again.
+@dataclass(frozen=True)
+class SheetChoice:
+    """Which sheets of a layer are drawn, and in which format.
 
-    Parameters
+    Attributes
     ----------
-    filters : sequence of int
-        To be shown in this order; none = a seeded random subset of the live ones, as many as the paper shows.
+    filters : tuple of int
+        The filters of the sheet, in this order; none = a seeded random subset of the live ones, as many as the paper
+        shows.
     single : int, optional
-        One filter, for a sheet of its own instead.
+        One filter, for an enlarged sheet of its own instead.
     grid : int, optional
-        With ``single``: its so many strongest patches as one grid instead.
+        With ``single``: a grid of so many of its strongest patches instead.
     form : str
         ``png``, ``pdf`` or ``webp``.
     """
+
+    filters: tuple[int, ...] = ()
+    single: int | None = None
+    grid: int | None = None
+    form: str = "png"
+
+    @property
+    def named_filters(self) -> tuple[int, ...]:
+        """All filters that are named."""
+        return self.filters if self.single is None else (*self.filters, self.single)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sheet that was drawn: its picture, and its filters as the metadata names them."""
+
+    picture: Image.Image
+    filters: str
+
+
+@dataclass(frozen=True)
+class LayerSheets:
+    """What the sheets of a layer are drawn from.
+
+    Attributes
+    ----------
+    store : Store
+    layer : Layer
+    facts : dict
+        For titles and metadata.
+    config : TileConfig
+    network : Network
+        Whose weights are drawn, where the layer works on pixels.
+    """
+
+    store: Store
+    layer: Layer
+    facts: dict[str, str]
+    config: TileConfig
+    network: Network
+
+    @property
+    def title(self) -> str:
+        """The title of every sheet."""
+        return " · ".join(self.facts.values())
+
+    @property
+    def arrays(self) -> StoredLayer:
+        """The layer's arrays."""
+        return self.store.layer(self.layer.name)
+
+
+def tile(plan: Plan, pool: Pool, choice: SheetChoice = SheetChoice()) -> Iterator[Progress]:
+    """Draw the sheets of every layer asked for; always done again."""
     store = Store.open(plan.config.store)
-    check_filters(plan, [*filters, *([] if single is None else [single])])
+    check_filters(plan.layers, choice.named_filters)
     for layer in plan.layers:
-        if store.fingerprint("deconvolve", layer.name) != plan.deconvolve_fingerprint(layer):
+        if not is_current(store, plan.fingerprints, "deconvolve", layer):
             raise InputError(f"layer {layer.name} is not deconvolved with these settings: `topnine deconvolve` first.")
-    folder = plan.folder / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    if choice.grid is not None:
+        check_touched_shards(plan.dataset, store, pool)
+    patches = PatchReader(store, plan.images, pool.threads)
+    (plan.folder / "figures").mkdir(parents=True, exist_ok=True)
     yield Progress("tile", 0, len(plan.layers), "layers")
     for done, layer in enumerate(plan.layers, 1):
-        for path, picture, shown in _draw(plan, pool, store, layer, filters, single, grid):
-            _save(picture, folder / f"{path}.{form}", {**_facts(plan, store, layer), "filters": shown})
+        facts = describe_layer(plan.config, plan.dataset.name, len(store.images), layer)
+        source = LayerSheets(store, layer, facts, plan.config.tile, plan.network)
+        paths = sheet_paths(plan.folder, layer, plan.network, choice)
+        for path, sheet in zip(paths, _draw(source, patches, choice), strict=True):
+            save_sheet(sheet.picture, path, {**facts, "filters": sheet.filters})
         yield Progress("tile", done, len(plan.layers), "layers")
 
 
-def sheet_paths(
-    plan: Plan, layer: Layer, single: int | None = None, grid: int | None = None, form: str = "png"
-) -> list[Path]:
-    """Give the paths of the files that tile makes for a layer."""
-    return [plan.folder / "figures" / f"{name}.{form}" for name in _sheet_names(plan, layer, single, grid)]
+def sheet_paths(folder: Path, layer: Layer, network: Network, choice: SheetChoice) -> list[Path]:
+    """List the files that tile writes for a layer, in the run's folder."""
+    stem = f"layer{quote(layer.title)}"
+    if choice.single is None:
+        stems = [stem, *([f"{stem}-filters"] if first_weights(network, layer) is not None else [])]
+    elif choice.grid is None:
+        stems = [f"{stem}-filter{choice.single}"]
+    else:
+        stems = [f"{stem}-filter{choice.single}-grid{choice.grid}"]
+    return [folder / "figures" / f"{stem}.{choice.form}" for stem in stems]
 
 
-def _sheet_names(plan: Plan, layer: Layer, single: int | None, grid: int | None) -> list[str]:
-    stem = f"layer{layer.title}"
-    if single is not None:
-        return [f"{stem}-filter{single}" if grid is None else f"{stem}-filter{single}-grid{grid}"]
-    return [stem, *([f"{stem}-filters"] if _pixel_weights(plan, layer) is not None else [])]
-
-
-def _draw(
-    plan: Plan, pool: Pool, store: Store, layer: Layer, filters: Sequence[int], single: int | None, grid: int | None
-) -> Iterator[tuple[str, Image.Image, str]]:
-    facts = _facts(plan, store, layer)
-    title = " · ".join(facts.values())
-    quantile = plan.config.tile.quantile
-    names = _sheet_names(plan, layer, single, grid)
-    if single is not None:
-        title = f"{title} · filter {single}"
-        if grid is not None:
-            patches = strongest_patches(store, plan.dataset, layer, single, grid, plan.config, pool.threads)
-            if not len(patches):
-                raise InputError(
-                    f"filter {single} of layer {layer.name} is not active on any image: there is nothing to draw."
-                )
-            picture = figures.patch_grid(patches, f"{title}, its {len(patches)} strongest")
-        else:
-            (cell,) = _cells(store, layer, [single])
-            picture = figures.filter_sheet(cell, _captions(store, layer, single), title, quantile)
-        yield names[0], picture, str(single)
-        return
-    rows, columns = figures.PAPER_GRIDS.get(layer.number or 0, figures.OTHER_GRID)
-    ranked = store.read_ranking(layer.name).image[:, 0] >= 0
-    chosen = (
-        list(filters) or figures.choose_filters(np.nonzero(ranked)[0], rows * columns, plan.config.tile.seed).tolist()
-    )
-    if not chosen:
-        raise InputError(f"no filter of layer {layer.name} is active on any image: there is nothing to draw.")
-    yield (
-        names[0],
-        figures.sheet(_cells(store, layer, chosen), (rows, columns), title, quantile),
-        " ".join(map(str, chosen)),
-    )
-    weights = _pixel_weights(plan, layer)
-    if weights is not None:
-        yield names[1], figures.first_filters(weights, f"{facts['network']} · {facts['layer']}"), "all"
-
-
-def check_filters(plan: Plan, filters: Sequence[int]) -> None:
-    """Check that every layer asked for has some filters; InputError names one that it has not."""
-    for layer in plan.layers:
+def check_filters(layers: Sequence[Layer], filters: Sequence[int]) -> None:
+    """Check that every layer has some filters; InputError names one that it does not have."""
+    for layer in layers:
         for number in filters:
             if not 0 <= number < layer.filters:
                 raise InputError(
@@ -121,32 +140,74 @@ def check_filters(plan: Plan, filters: Sequence[int]) -> None:
                 )
 
 
-def _pixel_weights(plan: Plan, layer: Layer) -> np.ndarray | None:
-    return pixel_weights(plan.network().module, layer) if layer.number == 1 else None
-
-
-def _facts(plan: Plan, store: Store, layer: Layer) -> dict[str, str]:
-    number = f"layer {layer.number} ({layer.name})" if layer.number else f"layer {layer.name}"
+def describe_layer(config: RunConfig, dataset: str, images: int, layer: Layer) -> dict[str, str]:
+    """Return the facts that stand in the titles and metadata of a layer's sheets."""
     return {
-        "network": plan.config.network.name,
-        "layer": number,
-        "data": plan.dataset.name,
-        "images": f"{store.images:,} images",
-        "rule": plan.config.deconvolve.rule,
+        "network": config.network.name,
+        "layer": f"layer {layer.number} ({layer.name})" if layer.number else f"layer {layer.name}",
+        "data": dataset,
+        "images": f"{images:,} images",
+        "rule": config.deconvolve.rule,
     }
 
 
-def _cells(store: Store, layer: Layer, filters: Sequence[int]) -> list[Cell]:
-    numbers = np.asarray(filters)
-    patch, projection, image = (
-        store.read_layer(layer.name, name, numbers) for name in ("patch", "projection", "top_image")
+def first_weights(network: Network, layer: Layer) -> np.ndarray | None:
+    """Return the weights (filter, rgb, y, x) of layer 1, where it is a convolution of the pixels."""
+    return pixel_weights(network.module, layer) if layer.number == 1 else None
+
+
+def _draw(source: LayerSheets, patches: PatchReader, choice: SheetChoice) -> Iterator[Sheet]:
+    """Draw a layer's sheets, in the order of ``sheet_paths``."""
+    if choice.single is not None and choice.grid is not None:
+        yield _draw_grid(source, patches, choice.single, choice.grid)
+    elif choice.single is not None:
+        yield _draw_filter(source, choice.single)
+    else:
+        yield _draw_layer(source, choice.filters)
+        weights = first_weights(source.network, source.layer)
+        if weights is not None:
+            title = f"{source.facts['network']} · {source.facts['layer']}"
+            yield Sheet(sheets.first_filters(weights, title), "all")
+
+
+def _draw_layer(source: LayerSheets, filters: tuple[int, ...]) -> Sheet:
+    rows, columns = sheets.PAPER_GRIDS.get(source.layer.number or 0, sheets.OTHER_GRID)
+    live = np.nonzero(source.arrays.read_ranking().image[:, 0] >= 0)[0]
+    numbers = list(filters) or sheets.choose_filters(live, rows * columns, source.config.seed).tolist()
+    if not numbers:
+        raise InputError(f"no filter of layer {source.layer.name} is active on any image: there is nothing to draw.")
+    cells = _read_cells(source.arrays, numbers)
+    return Sheet(
+        sheets.sheet(cells, (rows, columns), source.title, source.config.quantile), " ".join(map(str, numbers))
     )
+
+
+def _draw_filter(source: LayerSheets, number: int) -> Sheet:
+    (cell,) = _read_cells(source.arrays, [number])
+    captions, title = _caption_hits(source.store, source.layer, number), f"{source.title} · filter {number}"
+    return Sheet(sheets.filter_sheet(cell, captions, title, source.config.quantile), str(number))
+
+
+def _draw_grid(source: LayerSheets, patches: PatchReader, number: int, count: int) -> Sheet:
+    strongest = patches.read_strongest(source.layer, number, count)
+    if not len(strongest):
+        raise InputError(
+            f"filter {number} of layer {source.layer.name} is not active on any image: there is nothing to draw."
+        )
+    title = f"{source.title} · filter {number}, its {len(strongest)} strongest"
+    return Sheet(sheets.patch_grid(strongest, title), str(number))
+
+
+def _read_cells(arrays: StoredLayer, filters: Sequence[int]) -> list[Cell]:
+    numbers = np.asarray(filters)
+    patch, projection, image = (arrays.read(name, numbers) for name in ("patch", "projection", "top_image"))
     return [Cell(f, patch[i], projection[i], image[i] >= 0) for i, f in enumerate(filters)]
 
 
-def _captions(store: Store, layer: Layer, number: int) -> list[str]:
-    ranking = store.read_ranking(layer.name, slice(number, number + 1))
-    keys, labels = store.image_columns(("key", "label"), np.maximum(ranking.image[0], 0))
+def _caption_hits(store: Store, layer: Layer, number: int) -> list[str]:
+    """Return captions of a filter's nine: activation, and class name or key."""
+    ranking = store.layer(layer.name).read_ranking(slice(number, number + 1))
+    keys, labels = store.images.columns(("key", "label"), np.maximum(ranking.image[0], 0))
     classes = store.attributes["dataset"]["classes"]
     names = [classes[label] if 0 <= label < len(classes) else key for key, label in zip(keys, labels, strict=True)]
     return [
@@ -155,7 +216,8 @@ def _captions(store: Store, layer: Layer, number: int) -> list[str]:
     ]
 
 
-def _save(picture: Image.Image, path: Path, facts: dict[str, str]) -> None:
+def save_sheet(picture: Image.Image, path: Path, facts: Mapping[str, str]) -> None:
+    """Write a sheet in the format of its path's ending, with the facts in its metadata."""
     match path.suffix:
         case ".png":
             metadata = PngInfo()
@@ -163,7 +225,7 @@ def _save(picture: Image.Image, path: Path, facts: dict[str, str]) -> None:
                 metadata.add_text(name, value)
             picture.save(path, pnginfo=metadata)
         case ".pdf":
-            # Pillow keeps colours as JPEG; a date would make the same sheet another file.
+            # Pillow keeps colours as JPEG. Without dates the same sheet is the same file.
             text = {
                 "title": f"{facts['network']}, {facts['layer']}",
                 "subject": "; ".join(f"{name}: {value}" for name, value in facts.items()),
@@ -171,6 +233,8 @@ def _save(picture: Image.Image, path: Path, facts: dict[str, str]) -> None:
             dates = {"creationDate": None, "modDate": None}
             picture.save(path, resolution=PDF_DPI, quality=95, subsampling=0, **text, **dates)
         case ".webp":
-            if max(picture.size) > WEBP_PX:
-                raise InputError(f"{path} would have {max(picture.size):,} pixels, WebP has {WEBP_PX:,}: --format png.")
+            if max(picture.size) > WEBP_SIDE_PX:
+                raise InputError(
+                    f"{path} would have {max(picture.size):,} pixels, WebP has {WEBP_SIDE_PX:,}: --format png."
+                )
             picture.save(path, lossless=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
 import json
 import os
+import shutil
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +18,55 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.cluster import connect
-from pipeline.config import read_config
-from pipeline.plan import Plan, make_plan
-from pipeline.shards import photos
-from stages.runner import STAGES, run
+from topnine.pipeline.cluster.kinds import connect
+from topnine.pipeline.compute.normalise import normalisation_rows, normalise
+from topnine.pipeline.config.reading import read_config
+from topnine.pipeline.data import photos
+from topnine.pipeline.data.entry import Dataset, Entry, Shard
+from topnine.pipeline.data.listing import Index, ListingBuilder, join
+from topnine.pipeline.machine import limit_arenas
+from topnine.pipeline.network.registry import Architecture
+from topnine.pipeline.plan import Plan, make_plan
+from topnine.pipeline.store.holder import Holder
+from topnine.stages.runner import STAGES, run
 
 REPOSITORY = Path(__file__).parent.parent
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+SHARED_MEMORY = Path("/dev/shm")
+ROOM = 8 << 30  # bytes; all tests together leave less than half of it
+
+
+def pytest_configure(config):
+    """Put the tests' folders into shared memory where it has room: they write thousands of stores, each made durable.
+
+    A disk takes up to tens of milliseconds for each fsync, and the tests wait for it a third of their time.
+    """
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a module in one process, where they share fixtures; and all that mount file systems, too.
+
+    A file system that is mounted while another process makes a namespace stays mounted there.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.split("::", maxsplit=1)[0]
+            return "mounts" if module.endswith(("/test_power.py", "/test_owners.py")) else module
+
+    return ByModule(config, log)
+
+
+def pytest_collection_finish():
+    """Leave what is imported by now to no later search for garbage: it takes seconds each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -34,6 +77,19 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("REQUIRE_ALL") == "1" and not item.get_closest_marker("gpu"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and REQUIRE_ALL=1: {report.longrepr}"
+
+
+limit_arenas()  # as the command does; before there are many threads
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _give_memory_back():
+    """Give the memory of a module's networks back: what stays in the allocator adds up to more than the machine has."""
+    yield
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +130,17 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     return path
 
 
+def index_of(shards: Mapping[str, Sequence[Entry]], missing: Mapping[str, str] = {}) -> Index:
+    """Make an index of entries by their shards' names."""
+    listings = []
+    for name, entries in shards.items():
+        builder = ListingBuilder()
+        for entry in entries:
+            builder.add(*entry)
+        listings.append(builder.finish(missing.get(name, "")))
+    return join(Dataset("a", tuple(Shard(name, name, "tar", 0, 0.0) for name in shards)), listings)
+
+
 def encode(pixels: np.ndarray, format: str = "PNG") -> bytes:
     """Encode pixels (y, x, rgb) uint8."""
     buffer = io.BytesIO()
@@ -110,14 +177,36 @@ def run_stages(plan: Plan, *names: str) -> None:
             pass
 
 
+def normalised(images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
+    """Normalise images (image, y, x, rgb) uint8 as a batch is, for a network's module."""
+    return normalise(images, *(torch.from_numpy(row) for row in normalisation_rows(architecture, images.shape[2])))
+
+
+def put_lease(store: str | Path, held: Holder | bytes, number: int = 1) -> Path:
+    """Write a lease, as a run on another host would; return its file."""
+    document = Path(store, f"progress/lease-{number}/zarr.json")
+    document.parent.mkdir(parents=True, exist_ok=True)
+    document.write_bytes(held if isinstance(held, bytes) else held.document())
+    return document
+
+
+def elsewhere(**changes: object) -> Holder:
+    """Return a live run on another host."""
+    return Holder.here().model_copy(update={"host": "elsewhere", "boot": "another", "token": "theirs", **changes})
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Return the bytes of all files in a store, by their paths in it."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
 def same_files(first: Path, second: Path) -> bool:
-    """Tell whether two stores hold the same files with the same bytes, in images/ and layers/."""
+    """Tell whether two stores hold the same files with the same bytes, but for the root's document.
 
-    def content(store: Path) -> dict[str, bytes]:
-        files = (path for part in ("images", "layers") for path in (store / part).rglob("*") if path.is_file())
-        return {str(path.relative_to(store)): path.read_bytes() for path in files}
-
-    return content(first) == content(second)
+    That document holds the paths of the data and the store.
+    """
+    one, other = ({**contents(store), "zarr.json": b""} for store in (first, second))
+    return one == other
 
 
 def peak_kib() -> int:

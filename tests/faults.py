@@ -9,9 +9,9 @@ import signal
 
 import numpy as np
 
-import stages.mine
+from topnine.stages import mine as stage
 
-write_block = stages.mine.write_block
+write_block = stage.write_block
 
 
 def fill_memory() -> None:
@@ -29,14 +29,14 @@ FAULTS = {
 }
 
 
-def write_logged_block(store, layers, block, mined):
+def write_logged_block(store, block, result):
     with open(os.environ["TOPNINE_TEST_LOG"], "a") as log:
         log.write(f"{block}\n")
     fault, _, culprit = os.environ.get("TOPNINE_TEST_FAULT", "").partition(" ")
     if fault and block == int(culprit):
         FAULTS[fault]()
-    write_block(store, layers, block, mined)
+    write_block(store, block, result)
 
 
 def dask_setup(worker):
-    stages.mine.write_block = write_logged_block
+    stage.write_block = write_logged_block

@@ -18,17 +18,17 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from pipeline.device import cores
 from tests.benchmarks import decoding, deconvolving, indexing, mining, ranking
 from tests.benchmarks.measure import Row
+from topnine.pipeline.machine import count_cores
 
 RESULTS = Path("runs/bench.json")
-README = Path("README.md")
+README = Path("tests/benchmarks/README.md")
 PACKAGES = ("torch", "pillow", "zarr", "captum", "semanticlens", "zennit-crp", "simplejpeg")
 
 
 def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterator[Row] | list[Row]]]]:
-    """Give what can be measured, with words to choose it by."""
+    """Yield what can be measured, with words to choose it by."""
     yield "mine limit loader", lambda: mining.efficiency_rows(data, folder, 3)
     yield "crp", lambda: [mining.crp_row(data, folder, 1)]
     yield "layers bfloat16 fast size", lambda: mining.variant_rows(data, folder, 3)
@@ -54,7 +54,7 @@ def main(words: list[str]) -> None:
         raise SystemExit(
             f"there is no {', '.join(set(words) - known)} to measure: give some of {', '.join(sorted(known))}."
         )
-    machine = f"{_processor()}, {cores()} cores; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    machine = f"{_processor()}, {count_cores()} cores; " + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(machine)
     rows = {row["name"]: row for row in json.loads(RESULTS.read_text())["rows"]} if words and RESULTS.exists() else {}
     with TemporaryDirectory() as name:
@@ -67,16 +67,27 @@ def main(words: list[str]) -> None:
     RESULTS.write_text(json.dumps({"machine": machine, "rows": list(rows.values())}, indent=2))
 
 
-def write_table(results: dict) -> None:
-    """Put the table into the README, between its marks."""
+def write_table(results: dict, mark: str = "bench") -> None:
+    """Write the table into the README, between the marks of a name.
+
+    Rows are never lost: where the results lack one of the README's, which a run of some rows only can leave so, nothing
+    is written.
+    """
     lines = ["| what | ratio | wanted | in this run |", "|---|---|---|---|"]
     for row in results["rows"]:
         wanted = "–" if row["target"] is None else f"{row['target']:g}{'' if row['met'] else ' (missed)'}"
         lines.append(f"| {row['name']} | {row['ratio']:.2f} | {wanted} | {row['detail']} |")
-    before, _, rest = README.read_text().partition("<!-- bench -->\n")
-    after = rest.partition("<!-- /bench -->\n")[2]
+    before, _, rest = README.read_text().partition(f"<!-- {mark} -->\n")
+    old, _, after = rest.partition(f"<!-- /{mark} -->\n")
+    old_names = [line.split(" | ")[0].removeprefix("| ") for line in old.splitlines() if line.startswith("| ")][1:]
+    missing = [name for name in old_names if name not in {row["name"] for row in results["rows"]}]
+    if missing:
+        raise SystemExit(
+            f"runs/{mark}.json lacks rows of the README: {'; '.join(missing)}. "
+            f"Run `make {mark}` for all rows, or delete from the README those that no longer exist."
+        )
     table = "\n".join([f"Measured with {results['machine']}:", "", *lines])
-    README.write_text(f"{before}<!-- bench -->\n{table}\n<!-- /bench -->\n{after}")
+    README.write_text(f"{before}<!-- {mark} -->\n{table}\n<!-- /{mark} -->\n{after}")
 
 
 def _verdict(row: Row) -> str:
@@ -90,5 +101,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(cores())
+    torch.set_num_threads(count_cores())
     main(sys.argv[1:])

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.decode import open_image
 from tests.benchmarks.measure import Row, in_turn, reported
+from topnine.pipeline.data.decode import open_image
 
 Decoder = Callable[[bytes], np.ndarray]
 

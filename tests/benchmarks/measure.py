@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+IMAGENET_IMAGES = 1_281_167  # in its training set
+
 
 @dataclass(frozen=True)
 class Row:
@@ -19,38 +21,38 @@ class Row:
     detail: str
 
     def table(self) -> dict:
-        """Give the row as runs/bench.json has it."""
+        """Return the row as runs/bench.json has it."""
         return asdict(self)
 
 
 def at_least(name: str, ratio: float, target: float, detail: str) -> Row:
-    """Give a row whose ratio has to reach a target."""
+    """Return a row whose ratio has to reach a target."""
     return Row(name, ratio, target, ratio >= target, detail)
 
 
 def at_most(name: str, ratio: float, target: float, detail: str) -> Row:
-    """Give a row whose ratio has to stay below a target."""
+    """Return a row whose ratio has to stay below a target."""
     return Row(name, ratio, target, ratio <= target, detail)
 
 
 def reported(name: str, ratio: float, detail: str) -> Row:
-    """Give a row without a target."""
+    """Return a row without a target."""
     return Row(name, ratio, None, True, detail)
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Give how long a call takes, in s."""
+    """Return how long a call takes, in s."""
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]], rounds: int, warm: bool = True) -> dict[str, float]:
-    """Run every way in turn, as many rounds, after one that does not count; give the median time of each, in s."""
+    """Run every way in turn, as many rounds, after one that does not count; return the median time of each, in s."""
     times: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds + warm):
         for way, function in ways.items():
             took = seconds(function)
             if turn >= warm:
                 times[way].append(took)
-    return {way: statistics.median(found) for way, found in times.items()}
+    return {way: statistics.median(durations) for way, durations in times.items()}

@@ -17,26 +17,27 @@ from unittest import mock
 import numpy as np
 import torch
 
-from pipeline import activations, shards
-from pipeline.activations import Mined, columns, run_batch
-from pipeline.cluster import Pool, connect
-from pipeline.config import InlineCluster
-from pipeline.decode import Decoded, decode
-from pipeline.device import cores, repeatable
-from pipeline.layers import Layer
-from pipeline.plan import Plan
-from pipeline.ranking import RANKS
-from pipeline.store import Store
-from pipeline.stream import ahead
-from pipeline.taps import read_taps, spatial_maximum
-from stages.mine import mine
-from stages.rank import rank
 from tests.benchmarks import peers
-from tests.benchmarks.measure import Row, at_least, at_most, in_turn, reported
-from tests.conftest import plan_run, run_stages
+from tests.benchmarks.measure import IMAGENET_IMAGES, Row, at_least, at_most, in_turn, reported
+from tests.conftest import normalised, plan_run, run_stages
+from topnine.pipeline.cluster.kinds import connect
+from topnine.pipeline.cluster.pool import Pool
+from topnine.pipeline.compute.activations import BlockResult, Forward, image_columns
+from topnine.pipeline.compute.devices import open_device
+from topnine.pipeline.config.clusters import InlineCluster
+from topnine.pipeline.data.decode import Decoded, decode
+from topnine.pipeline.data.reader import list_images, open_reader
+from topnine.pipeline.machine import count_cores
+from topnine.pipeline.network.taps import read_taps, spatial_maximum
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.prefetch import map_ahead
+from topnine.pipeline.ranking.topk import RANKS
+from topnine.pipeline.store.store import Store
+from topnine.stages.mine import mine
+from topnine.stages.rank import rank
+from topnine.stages.settings import mining_settings
 
 CONFIG = "configs/imagenet-alexnet.toml"
-IMAGENET = 1_281_167  # images
 _number = count()
 
 
@@ -55,7 +56,7 @@ def warm_pool() -> Pool:
 
 
 def repeated(data: Path, folder: Path, times: int) -> Path:
-    """Give a folder with the shards of another, several times."""
+    """Make a folder with links to the shards of another, several times, and return it."""
     folder.mkdir()
     for i in range(times):
         for tar in sorted(data.glob("*.tar")):
@@ -63,24 +64,24 @@ def repeated(data: Path, folder: Path, times: int) -> Path:
     return folder
 
 
-def mined(plan: Plan) -> None:
-    """Mine into the store of a plan, anew."""
+def mined(plan: Plan, pool: Pool | None = None) -> None:
+    """Mine into the store of a plan, anew; in the process itself, unless workers are given."""
     for layer in plan.layers:
         shutil.rmtree(Path(plan.config.store) / "layers" / layer.name, ignore_errors=True)
         shutil.rmtree(Path(plan.config.store) / "progress" / "done" / layer.name, ignore_errors=True)
-    for _ in mine(plan, warm_pool()):
+    for _ in mine(plan, pool or warm_pool(), Store.open(plan.config.store, write=True)):
         pass
 
 
 def ranked(plan: Plan) -> np.ndarray:
-    """Rank what was mined; give the nine images (filter, rank) of the deepest layer."""
-    for _ in rank(plan, warm_pool()):
+    """Rank what was mined; return the nine images (filter, rank) of the deepest layer."""
+    for _ in rank(plan, warm_pool(), Store.open(plan.config.store, write=True)):
         pass
-    return Store.open(plan.config.store).read_ranking(plan.layers[-1].name).image
+    return Store.open(plan.config.store).layer(plan.layers[-1].name).read_ranking().image
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Give the share of images (filter, rank) of one ranking that the other has, too, of live filters."""
+    """Return the share of images (filter, rank) of one ranking that the other has, too, of live filters."""
     live = first[:, -1] >= 0
     pairs = zip(first[live], second[live], strict=True)
     return float(np.mean([len(set(a.tolist()) & set(b.tolist())) / RANKS for a, b in pairs]))
@@ -89,13 +90,14 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 def decode_all(plan: Plan, threads: int) -> list[Decoded]:
     """Decode every image."""
     size = plan.config.decode
-    with shards.opened(plan.dataset) as reader:
+    with open_reader(plan.dataset) as reader:
 
-        def read(place: tuple[int, int, int]) -> Decoded:
-            return decode(reader.read(*place), size.resize, size.crop)
+        def read(position: tuple[int, int, int, str]) -> Decoded:
+            return decode(reader.read(*position), size.resize, size.crop)
 
-        places = [(n, e.offset, e.size) for n, shard in enumerate(plan.dataset.shards) for e in shards.scan(shard)]
-        return list(ahead(read, places, threads, 256))
+        shards = enumerate(plan.dataset.shards)
+        positions = [(number, e.offset, e.size, e.key) for number, shard in shards for e in list_images(shard)]
+        return list(map_ahead(read, positions, threads, 256))
 
 
 def _batches(plan: Plan, images: list[Decoded]) -> Iterator[list[Decoded]]:
@@ -103,34 +105,35 @@ def _batches(plan: Plan, images: list[Decoded]) -> Iterator[list[Decoded]]:
     return (images[start : start + batch] for start in range(0, len(images), batch))
 
 
-def forward_side_by_side(plan: Plan, images: list[Decoded]) -> list[Mined]:
+def forward_side_by_side(plan: Plan, images: list[Decoded]) -> list[BlockResult]:
     """Run every decoded image through the network: several batches at once, on one core each."""
-    work = partial(run_batch, plan, plan.network(), plan.layers)
-    with repeatable():
-        return list(ahead(work, _batches(plan, images), cores(), cores() + 1))
+    device = open_device("cpu")
+    forward = Forward.of(mining_settings(plan, count_cores()), plan.layers, device)
+    with device.deterministic():
+        return list(map_ahead(forward.run_batch, _batches(plan, images), count_cores(), count_cores() + 1))
 
 
-def forward_together(plan: Plan, images: list[Decoded]) -> list[Mined]:
+def forward_together(plan: Plan, images: list[Decoded]) -> list[BlockResult]:
     """Run every decoded image through the network: a batch after the other, each on all cores."""
-    network = plan.network()
+    network = plan.network
     tap = {plan.layers[-1].name: plan.layers[-1].tap}
-    torch.set_num_threads(cores())
+    torch.set_num_threads(count_cores())
     with torch.inference_mode():
         for batch in _batches(plan, images):
             pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
-            read_taps(network.module, network.architecture.normalise(pixels), tap, spatial_maximum)
+            read_taps(network.module, normalised(pixels, network.architecture), tap, spatial_maximum)
     return []
 
 
 def efficiency_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     """Compare mining with the limit of the machine, and with what a user would write instead."""
     plan = planned(folder, repeated(data, folder / "twice", 2))
-    images = decode_all(plan, cores())
+    images = decode_all(plan, count_cores())
     loaders = {f"loader{n}": partial(peers.run_loader, plan, n) for n in (0, 1, 2)}
     took = in_turn(
         {
-            "decode": lambda: decode_all(plan, cores()),
-            "decode one more": lambda: decode_all(plan, cores() + 1),
+            "decode": lambda: decode_all(plan, count_cores()),
+            "decode one more": lambda: decode_all(plan, count_cores() + 1),
             "side by side": lambda: forward_side_by_side(plan, images),
             "together": lambda: forward_together(plan, images),
             "mine": lambda: mined(plan),
@@ -150,7 +153,7 @@ def efficiency_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     workers, best = min(((name, took[name]) for name in loaders), key=lambda pair: pair[1])
     ours = ranked(plan)
     theirs = peers.run_loader(plan, 0)
-    peers.check_values(Store.open(plan.config.store).read_ranking("conv5").activation, theirs.activations)
+    peers.check_values(Store.open(plan.config.store).layer("conv5").read_ranking().activation, theirs.activations)
     detail = (
         f"{len(images) / best:.0f} images/s with {workers[-1]} workers; its nine are kept in bfloat16: equal to that, "
         f"{overlap(ours, theirs.sample_ids.numpy()):.1%} of the images the same"
@@ -163,14 +166,14 @@ def crp_row(data: Path, folder: Path, rounds: int) -> Row:
     from zennit.composites import EpsilonPlusFlat
 
     plan = planned(folder, data)
-    found: list[np.ndarray] = []
+    rankings: list[np.ndarray] = []
     ways = {
         "mine": lambda: mined(plan),
-        "crp": lambda: found.append(peers.run_crp(plan, folder / "crp", EpsilonPlusFlat())),
-        "bare": lambda: found.append(peers.run_crp(plan, folder / "bare", None)),
+        "crp": lambda: rankings.append(peers.run_crp(plan, folder / "crp", EpsilonPlusFlat())),
+        "bare": lambda: rankings.append(peers.run_crp(plan, folder / "bare", None)),
     }
     took = in_turn(ways, rounds, warm=False)
-    same = overlap(ranked(plan), found[0])
+    same = overlap(ranked(plan), rankings[0])
     if same < 0.999:
         raise SystemExit(f"zennit-crp finds other images: only {same:.2%} the same")
     bare = f"without its composite, {500 / took['bare']:.0f}, {took['bare'] / took['mine']:.1f} times"
@@ -195,22 +198,23 @@ def variant_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     detail = f"{500 / took['fast']:.0f} images/s, {overlap(nine['one'], nine['fast']):.1%} of the nine the same"
     yield reported("mine conv5 with decode.fast, against without", took["one"] / took["fast"], detail)
     size = sum(file.stat().st_size for file in Path(plans["all"].config.store).rglob("*") if file.is_file())
-    gigabytes = size / 500 * IMAGENET / 1e9
+    gigabytes = size / 500 * IMAGENET_IMAGES / 1e9
     detail = f"{size / 500:,.0f} bytes an image"
     yield reported("GB of store, ImageNet, AlexNet's five layers, from 500 images", gigabytes, detail)
 
 
-def nothing(plan: Plan, network: object, layers: tuple[Layer, ...], batch: list[Decoded]) -> Mined:
-    """Give what a network would, without one."""
-    shape = len(batch), layers[0].filters
-    return Mined(columns(batch), {layers[0].name: (np.ones(shape, np.float32), *np.zeros((2, *shape), np.int64))})
+def nothing(forward: Forward, batch: list[Decoded]) -> BlockResult:
+    """Return what a network would, without one."""
+    (layer,), shape = forward.layers, (len(batch), forward.layers[0].filters)
+    arrays = np.ones(shape, np.float32), *np.zeros((2, *shape), np.int64)
+    return BlockResult(image_columns(batch), {layer.name: arrays})
 
 
 def feed_row(data: Path, folder: Path, rounds: int) -> Row:
     """Compare mining without a network with bare decoding."""
     plan = planned(folder, repeated(data, folder / "fed", 4))
-    with mock.patch.object(activations, "run_batch", nothing):
-        took = in_turn({"decode": lambda: decode_all(plan, cores()), "feed": lambda: mined(plan)}, rounds)
+    with mock.patch.object(Forward, "run_batch", nothing):
+        took = in_turn({"decode": lambda: decode_all(plan, count_cores()), "feed": lambda: mined(plan)}, rounds)
     bare, fed = 2000 / took["decode"], 2000 / took["feed"]
     detail = f"{fed:.0f} images/s through shards, queue, blocks, writes and markers; decode alone {bare:.0f}"
     return at_least("feed: mine without a network, against decoding", took["decode"] / took["feed"], 0.95, detail)
@@ -218,7 +222,7 @@ def feed_row(data: Path, folder: Path, rounds: int) -> Row:
 
 PEAK = """
 import sys
-from stages.cli import main
+from topnine.stages.cli.main import main
 from tests.conftest import peak_kib
 for stage in ("index", "mine"):
     sys.argv[1:2] = [stage]
@@ -235,12 +239,12 @@ def memory_row(data: Path, folder: Path, rounds: int) -> Row:
     five, many = (repeated(data, folder / f"{times}-times", times) for times in (5, 20))
     peaks: dict[Path, list[int]] = {data: [], five: [], many: []}
     for turn in range(rounds):
-        for path, found in peaks.items():
+        for path, peaks_kib in peaks.items():
             options = ["--config", CONFIG, "--data", str(path), "--weights", "random", "--layer", "5"]
             options += ["--store", str(folder / f"peak-{path.name}-{turn}.zarr"), "--set", "mine.block=128"]
             command = [sys.executable, "-c", PEAK, "STAGE", *options]
             run = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append(int(run.stderr.splitlines()[-1]))
-    once, some, often = (median(found) / 1024 for found in peaks.values())
+            peaks_kib.append(int(run.stderr.splitlines()[-1]))
+    once, some, often = (median(peaks_kib) / 1024 for peaks_kib in peaks.values())
     detail = f"{once:.0f} MiB for 500 images, {some:.0f} MiB for 2,500, {often:.0f} MiB for 10,000, with their index"
     return at_most("memory of mine, 20 times the data", often / once, 1.05, detail)

@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pipeline import shards
-from pipeline.device import cores
-from pipeline.plan import Plan
-from pipeline.ranking import RANKS
+from topnine.pipeline.data.reader import list_images
+from topnine.pipeline.machine import count_cores
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.ranking.topk import RANKS
 
 AFTER = {f"conv{n}": f"features.{i}" for n, i in zip(range(1, 6), (1, 4, 7, 9, 11), strict=True)}  # the ReLUs
 BATCH = 32
@@ -31,25 +31,25 @@ class Photographs(Dataset):
 
     def __init__(self, plan: Plan, normalised: bool = True) -> None:
         self._plan = plan
-        self._places = [(n, e.offset, e.size) for n, s in enumerate(plan.dataset.shards) for e in shards.scan(s)]
-        architecture = plan.network().architecture
+        self._positions = [(n, e.offset, e.size) for n, s in enumerate(plan.dataset.shards) for e in list_images(s)]
+        architecture = plan.network.architecture
         steps: list[Any] = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
         normalise = transforms.Normalize(architecture.mean, architecture.std)
         self._prepare = transforms.Compose([*steps, *([normalise] if normalised else [])])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        shard, offset, size = self._places[i]
+        shard, offset, size = self._positions[i]
         with Path(self._plan.dataset.shards[shard].path).open("rb") as file:
             data = os.pread(file.fileno(), size, offset)
         return self._prepare(Image.open(io.BytesIO(data)).convert("RGB")), 0
 
 
 def module(plan: Plan) -> nn.Module:
-    """Give a copy of the plan's network without what the peers cannot hook: rectifiers that work in place."""
-    network = copy.deepcopy(plan.network().module)
+    """Return a copy of the plan's network without what the peers cannot hook: rectifiers that work in place."""
+    network = copy.deepcopy(plan.network.module)
     for part in network.modules():
         if isinstance(part, nn.ReLU):
             part.inplace = False
@@ -61,10 +61,10 @@ def run_loader(plan: Plan, workers: int) -> Any:
     from semanticlens.component_visualization.activation_caching import ActMaxCache
     from semanticlens.component_visualization.aggregators import aggregate_conv_max
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(count_cores())
     name = AFTER[plan.layers[-1].name]
     cache = ActMaxCache([name], aggregate_conv_max, RANKS)
-    network = plan.network().module
+    network = plan.network.module
     with cache.hook_context(network), torch.inference_mode():
         for pixels, _ in DataLoader(Photographs(plan), BATCH, num_workers=workers):
             network(pixels.to(memory_format=torch.channels_last))
@@ -89,9 +89,9 @@ def run_crp(plan: Plan, folder: Path, composite: object | None) -> np.ndarray:
     from crp.concepts import ChannelConcept
     from crp.visualization import FeatureVisualization
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(count_cores())
     network, name = module(plan).requires_grad_(True), AFTER[plan.layers[-1].name]
-    prepare = transforms.Normalize(plan.network().architecture.mean, plan.network().architecture.std)
+    prepare = transforms.Normalize(plan.network.architecture.mean, plan.network.architecture.std)
     dataset = Photographs(plan, normalised=False)
     with (
         warnings.catch_warnings(),

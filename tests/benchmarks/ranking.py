@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.plan import Plan
-from pipeline.store import Store
-from stages.rank import rank
-from tests.benchmarks.measure import Row, at_most, in_turn
+from tests.benchmarks.measure import IMAGENET_IMAGES, Row, at_most, in_turn
 from tests.benchmarks.mining import warm_pool
 from tests.conftest import plan_run
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.store.store import Store
+from topnine.stages.rank import rank
 
-IMAGES, FILTERS = 1_281_167, 256
+FILTERS = 256  # of conv5
 
 PEAK = """
 import sys
@@ -48,40 +48,41 @@ def synthetic(folder: Path, block: int) -> Plan:
     plan = planned(folder, block)
     (layer,) = plan.layers
     store = Store.create(plan.config.store)
-    text = np.full(IMAGES, "", dtype=np.dtypes.StringDType())
-    columns = {name: np.zeros(IMAGES, np.int64) for name in ("shard", "offset", "size", "label")}
-    store.write_index({"key": text, **columns}, text, block, {}, plan.index_fingerprint())
+    text = np.full(IMAGENET_IMAGES, "", dtype=np.dtypes.StringDType())
+    columns = {name: np.zeros(IMAGENET_IMAGES, np.int64) for name in ("shard", "offset", "byte_count", "label")}
+    store.write_index({"key": text, **columns}, text, block, plan.root_attributes([]), plan.fingerprints.index)
     store = Store.open(plan.config.store, write=True)
-    store.add_layer(layer, "float32", {}, plan.mine_fingerprint(layer))
+    attributes = {**layer.attributes(), "precision": "float32", "versions": {}}
+    store.add_layer(layer.name, attributes, plan.fingerprints.of("mine", layer))
     random = np.random.default_rng(0)
     base = random.gamma(2.0, 8.0, (4096, FILTERS)) * (random.random((4096, FILTERS)) < 0.4)
-    chosen, strength = random.integers(0, 4096, IMAGES), random.random(IMAGES)
-    bad = random.random(IMAGES) < 0.001
+    chosen, strength = random.integers(0, 4096, IMAGENET_IMAGES), random.random(IMAGENET_IMAGES)
+    bad = random.random(IMAGENET_IMAGES) < 0.001
     nowhere = np.zeros((block, FILTERS), np.uint16)
-    for number in range(store.blocks):
-        rows = store.rows(number)
+    for number in range(store.images.blocks):
+        rows = store.images.rows(number)
         activation = (np.round(base[chosen[rows]] * strength[rows, None] * 4) / 4).astype(np.float32)
         activation[bad[rows]] = np.nan
         count = rows.stop - rows.start
-        store.write_block(layer.name, number, activation, nowhere[:count], nowhere[:count])
-        store.mark(layer.name, number)
+        store.layer(layer.name).write_block(number, activation, nowhere[:count], nowhere[:count])
+        store.progress.mark(layer.name, number)
     return plan
 
 
 def rank_anew(plan: Plan) -> np.ndarray:
-    """Rank, whether it was done before or not; give the images (filter, rank)."""
+    """Rank, whether it was done before or not; return the images (filter, rank)."""
     store = Store.open(plan.config.store, write=True)
     store.set_fingerprint("rank", None, "conv5")
-    for _ in rank(plan, warm_pool()):
+    for _ in rank(plan, warm_pool(), store):
         pass
-    return store.read_ranking("conv5").image
+    return store.layer("conv5").read_ranking().image
 
 
 def read_once(plan: Plan) -> None:
     """Read all activations of a store with zarr, some blocks at a time."""
     store = Store.open(plan.config.store)
-    for first in range(0, IMAGES, 8 * store.block):
-        store.read_activation("conv5", slice(first, min(first + 8 * store.block, IMAGES)))
+    for first in range(0, IMAGENET_IMAGES, 8 * store.images.block):
+        store.layer("conv5").read_activation(slice(first, min(first + 8 * store.images.block, IMAGENET_IMAGES)))
 
 
 def rank_row(folder: Path, rounds: int) -> Row:

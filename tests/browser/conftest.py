@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from pipeline.plan import Plan
-from pipeline.store import Store
 from tests.conftest import REPOSITORY, plan_run, run_stages, write_tar
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.store.store import Store
 
 DEAD = 3  # a filter of conv5
 CLASSES = (
@@ -69,7 +69,7 @@ def site(tmp_path_factory, some_photos) -> Site:
         members += [(f"{key}.png", data), (f"{key}.cls", str(i % len(CLASSES)).encode())]
     data = write_tar(folder / "data" / "a.tar", members)
     (folder / "classes.tsv").write_text("".join(f"{i}\tn{i}\t{name}\n" for i, name in enumerate(CLASSES)))
-    weights = safetensors.torch.load_file(REPOSITORY / "pipeline/networks/tiny_zfnet.safetensors")
+    weights = safetensors.torch.load_file(REPOSITORY / "pipeline/network/architectures/tiny_zfnet.safetensors")
     weights["conv5.bias"][DEAD] = -1e4
     safetensors.torch.save_file(weights, folder / "weights.safetensors")
     plan = plan_run(

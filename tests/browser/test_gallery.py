@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -57,13 +58,13 @@ def settled(page, words="h1"):
 # -- what is there ----------------------------------------------------------------------------------------------------
 
 
-def test_the_tour_shows_every_layer_its_weights_and_a_hundred_patches(visit, site):
+def test_the_tour_shows_every_layer_its_weights_and_a_grid_of_patches(visit, site):
     page = visit()
     assert page.locator("section.chapter").count() == 5
     assert page.locator(".weights a").count() == 64
-    chosen = int(page.locator(".pixelpair h3 a").evaluate("a => a.hash").split("/")[-1])
-    active = int((site.store.read_filter("conv1", chosen) > 0).sum())
-    assert page.locator(".hundred .tile").count() == min(100, active) > 9
+    chosen = int(page.locator(".pixel-layer h3 a").evaluate("a => a.hash").split("/")[-1])
+    active = int((site.store.layer("conv1").read_filter(chosen) > 0).sum())
+    assert page.locator(".patch-grid .tile").count() == min(100, active) > 9
     for section in page.locator("section.chapter").all():
         assert 3 <= section.locator(".exhibit").count() <= 9
         assert section.locator(".exhibit").first.locator("[role=img]").count() == 2
@@ -89,21 +90,21 @@ def test_a_layers_data_is_read_once_and_only_when_it_is_opened(visit):
     settled(page, ".wall")
     page.evaluate("location.hash = '#/layer/conv4/filter/3'")
     settled(page, ".hits")
-    scripts = [url.split("/")[-1] for url in page.seen.requests if url.endswith(".js")]
-    assert sorted(scripts) == ["009-conv4.js", "gallery.js", "run.js"]
+    scripts = [url.split("/")[-1] for url in page.seen.requests if "/layers/" in url and url.endswith(".js")]
+    assert sorted(scripts) == ["009-conv4.js", "run.js"]
 
 
 def test_a_filters_page_shows_what_the_store_has(visit, site):
     page = visit(FILTER)
-    ranking = site.store.read_ranking("conv5", slice(7, 8))
-    keys, _ = site.store.image_columns(("key", "label"), ranking.image[0])
+    ranking = site.store.layer("conv5").read_ranking(slice(7, 8))
+    (keys,) = site.store.images.columns(["key"], ranking.image[0])
     assert page.locator(".hits li").count() == 9
     assert page.locator(".hits img").evaluate_all("all => all.map(img => img.getAttribute('src'))") == [
         f"images/{image}.webp" for image in ranking.image[0]
     ]
     first = page.locator(".hits li").first
     assert f"{ranking.activation[0, 0]:.3g}" in first.inner_text()
-    box = site.store.read_layer("conv5", "box", slice(7, 8))[0]
+    box = site.store.layer("conv5").read("box", slice(7, 8))[0]
     frames = page.locator(".hits rect.over").evaluate_all(
         "all => all.map(r => ['y', 'x', 'height', 'width'].map(name => Number(r.getAttribute(name))))"
     )
@@ -112,37 +113,38 @@ def test_a_filters_page_shows_what_the_store_has(visit, site):
     assert page.locator(".block").first.locator("tbody tr").count() == 9
     titles = page.locator(".hits .clip.faint").evaluate_all("all => all.map(each => each.title)")
     assert titles == keys.tolist()
-    entropy = site.store.read_layer("conv5", "class_entropy")[7]
+    entropy = site.store.layer("conv5").read("class_entropy")[7]
     assert f"{entropy:.3g} bits" in page.locator(".facts").inner_text()
 
 
 def test_a_filters_statistics_are_those_of_the_store(visit, site):
     page = visit(FILTER)
-    histogram = site.store.read_layer("conv5", "histogram")[7]
+    histogram = site.store.layer("conv5").read("histogram")[7]
     assert page.locator(".histogram rect").count() == 50
     heights = page.locator(".histogram rect").evaluate_all("all => all.map(r => Number(r.getAttribute('height')) > 0)")
     assert heights == (histogram > 0).tolist()
     assert f"over {histogram.sum()} images" in page.locator(".histogram").get_attribute("aria-label")
-    page.locator("details", has_text="Images by their activation").locator("summary").click()
-    cells = page.get_by_role("table", name="Images by their activation").locator("tbody td.number").all_inner_texts()
+    page.locator("details", has_text="Images by activation").locator("summary").click()
+    cells = page.get_by_role("table", name="Images by activation").locator("tbody td.number").all_inner_texts()
     assert [int(cell.replace(",", "")) for cell in cells] == histogram.tolist()
-    counts = site.store.read_layer("conv5", "top_class_count")[7]
+    counts = site.store.layer("conv5").read("top_class_count")[7]
     cells = page.get_by_role("table", name=re.compile("Most frequent")).locator("td.number").all_inner_texts()
     assert [int(cell) for cell in cells] == counts[counts > 0].tolist()
     links = page.locator(".together a").evaluate_all("all => all.map(a => a.hash)")
-    assert links == [f"{WALL}/filter/{other}" for other in site.store.read_layer("conv5", "coactive")[7]]
+    assert links == [f"{WALL}/filter/{other}" for other in site.store.layer("conv5").read("coactive")[7]]
 
 
 def test_thumbnails_show_the_image_that_is_named(visit, site):
     """The picture's pixels against the image decoded again."""
     from PIL import Image
 
-    from pipeline.patches import read_images
+    from topnine.stages.work import read_records
 
-    image = int(site.store.read_ranking("conv5").image[7, 0])
-    (wanted,) = read_images(site.store, site.plan.dataset, np.array([image]), site.plan.config, 1)
-    with Image.open(site.folder / "images" / f"{image}.webp") as found:
-        difference = np.abs(np.asarray(found.convert("RGB")).astype(int) - wanted)
+    image = int(site.store.layer("conv5").read_ranking().image[7, 0])
+    with site.plan.images.open() as reader:
+        (pixels,) = reader.read_pixels(read_records(site.store, np.array([image])), threads=1)
+    with Image.open(site.folder / "images" / f"{image}.webp") as thumbnail:
+        difference = np.abs(np.asarray(thumbnail.convert("RGB")).astype(int) - pixels)
     assert difference.mean() < 8
     page = visit(FILTER)
     page.locator(".hits img").first.scroll_into_view_if_needed()
@@ -161,11 +163,67 @@ def test_a_tile_is_the_patch_of_its_filter(visit, site):
     wait(page, "document.querySelectorAll('.wall .tile')[70].dataset.shown === ''")
     page.wait_for_timeout(300)
     seen = np.asarray(Image.open(io.BytesIO(tile.screenshot())).convert("RGB")).astype(int)
-    patch = site.store.read_layer("conv2", "patch", slice(70, 71))[0, 0]
+    patch = site.store.layer("conv2").read("patch", slice(70, 71))[0, 0]
     zoom, rest = divmod(tile.bounding_box()["width"], 27)
     assert (zoom, rest) == (4, 0)  # enlarged by a whole number
     middle = (np.arange(27) * zoom + zoom / 2).astype(int)
     assert np.abs(seen[np.ix_(middle, middle)] - patch).max() <= 1
+
+
+def test_only_tiles_that_are_stored_without_loss_are_shown_pixel_by_pixel(visit):
+    page = visit()
+    chapters = page.locator("section.chapter")
+    kinds = [
+        set(
+            chapters.nth(index)
+            .locator(".tile")
+            .evaluate_all("all => all.map(tile => getComputedStyle(tile).imageRendering)")
+        )
+        for index in range(5)
+    ]
+    assert kinds == [{"pixelated"}, {"pixelated"}, {"auto"}, {"auto"}, {"auto"}]  # 7, 27, 51, 67 and 83 pixels
+
+
+def test_the_scripts_share_one_global_object(visit, site):
+    page = visit()
+    list_globals = "() => Object.getOwnPropertyNames(window)"
+    names = set(page.evaluate(list_globals))
+    page.goto((site.folder / "icon.svg").as_uri())  # a document without scripts
+    assert names - set(page.evaluate(list_globals)) == {"topnine"}
+
+
+# -- damaged galleries ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def without(path):
+    """Take a file away from the gallery for a while."""
+    aside = path.with_suffix(".aside")
+    path.rename(aside)
+    yield
+    aside.rename(path)
+
+
+def test_a_layer_that_cannot_be_read_says_so_and_is_read_once_it_can(visit, site):
+    with without(site.folder / "layers/009-conv4.js"):
+        page = visit("#/layer/conv4")
+        assert page.locator("h1").inner_text() == "This layer cannot be shown"
+        assert "layers/009-conv4.js cannot be read." in page.locator("main").inner_text()
+        assert all("ERR_FILE_NOT_FOUND" in complaint for complaint in page.seen.complaints)
+        page.seen.complaints.clear()
+    page.get_by_role("link", name="To the tour").click()
+    settled(page, ".chapter")
+    page.go_back()
+    settled(page, ".wall")
+
+
+def test_a_gallery_without_its_data_says_so(visit, site):
+    with without(site.folder / "layers/run.js"):
+        page = visit()
+        assert page.locator("h1").inner_text() == "This gallery is incomplete"
+        assert "layers/run.js cannot be read." in page.locator("main").inner_text()
+        assert all("ERR_FILE_NOT_FOUND" in complaint for complaint in page.seen.complaints)
+        page.seen.complaints.clear()
 
 
 # -- controls ---------------------------------------------------------------------------------------------------------
@@ -174,9 +232,9 @@ def test_a_tile_is_the_patch_of_its_filter(visit, site):
 def test_every_sort_orders_the_wall(visit, site):
     page = visit(WALL)
     values = {
-        "activation": -site.store.read_layer("conv5", "maximum"),
-        "active": -site.store.read_layer("conv5", "active_fraction"),
-        "entropy": site.store.read_layer("conv5", "class_entropy"),
+        "activation": -site.store.layer("conv5").read("max_activation"),
+        "active": -site.store.layer("conv5").read("active_fraction"),
+        "entropy": site.store.layer("conv5").read("class_entropy"),
     }
     assert page.locator("#sort option").evaluate_all("all => all.map(each => each.value)") == ["number", *values]
     assert shown_filters(page) == list(range(128))
@@ -206,16 +264,16 @@ def test_the_wall_shows_projections_or_patches(visit):
 
 def test_search_finds_numbers_classes_and_images(visit, site):
     page = visit(WALL)
-    ranking = site.store.read_ranking("conv5").image
-    (labels,) = site.store.image_columns(["label"])
-    classes = site.store.read_layer("conv5", "top_class")
+    ranking = site.store.layer("conv5").read_ranking().image
+    (labels,) = site.store.images.columns(["label"])
+    classes = site.store.layer("conv5").read("top_class")
     named = [
         f
         for f in range(128)
         if 4 in classes[f] or ((ranking[f] >= 0).any() and 4 in labels[ranking[f][ranking[f] >= 0]])
     ]
     image = int(ranking[7, 0])
-    (keys,) = site.store.image_columns(["key"])
+    (keys,) = site.store.images.columns(["key"])
     searches = {
         "17": [17],
         "TENCH": named,
@@ -347,7 +405,7 @@ def test_every_link_of_every_view_leads_somewhere(visit):
         page.evaluate(f"location.hash = {json.dumps(link)}")
         settled(page)
         wait(page, f"location.hash === {json.dumps(link)}")
-        assert page.locator("h1").inner_text() != "There is nothing here", link
+        assert page.locator("h1").inner_text() != "Page not found", link
 
 
 @pytest.mark.parametrize(
@@ -355,7 +413,7 @@ def test_every_link_of_every_view_leads_somewhere(visit):
 )
 def test_links_to_nothing_say_so(visit, link):
     page = visit(link)
-    assert page.locator("h1").inner_text() == "There is nothing here"
+    assert page.locator("h1").inner_text() == "Page not found"
 
 
 def test_wrong_values_in_a_link_are_as_if_they_were_not_there(visit):
@@ -370,10 +428,10 @@ def test_wrong_values_in_a_link_are_as_if_they_were_not_there(visit):
 
 def test_hostile_names_are_text(visit, site):
     page = visit()
-    keys, labels = site.store.image_columns(("key", "label"))
+    keys, labels = site.store.images.columns(("key", "label"))
     seen = set()
-    ranking = site.store.read_ranking("conv5").image
-    for image in range(min(len(KEYS), site.store.images)):
+    ranking = site.store.layer("conv5").read_ranking().image
+    for image in range(min(len(KEYS), len(site.store.images))):
         filters = np.nonzero((ranking == np.nonzero(keys == keys[image])[0][0]).any(axis=1))[0]
         if not len(filters):
             continue
@@ -437,7 +495,7 @@ def test_dead_filters_are_marked(visit):
     assert "dead" in cell.inner_text()
     assert cell.locator(".tile.empty").count() == 1
     assert page.locator(".tile.empty").count() == 1
-    assert "1 dead: no image activates them" in page.get_by_role("status").inner_text()
+    assert "including 1 dead filter that no image activates" in page.get_by_role("status").inner_text()
     cell.locator("a").click()
     settled(page, ".facts")
     assert "This filter is dead: no image activates it." in page.locator("main").inner_text()
@@ -454,14 +512,14 @@ def test_without_thumbnails_no_whole_image_is_left(open_page, site, site_without
     assert kinds == {"001-conv1", "004-conv2", "007-conv3", "009-conv4"}  # conv5 sees 83 of 96 pixels
     page = open_page(site_without_images.url(WALL))
     assert page.get_by_role("radio").count() == 1
-    assert "left out of this gallery" in page.locator("main").inner_text()
+    assert "leaves out the patches of this layer, as each shows more than 50 %" in page.locator("main").inner_text()
     page.goto(site_without_images.url(FILTER))
     settled(page, ".facts")
-    assert page.locator(".nine").count() == 1
+    assert page.locator(".hit-tiles").count() == 1
     assert page.locator("img").count() == 0
-    assert "Whole images are left out of this gallery." in page.locator("main").inner_text()
+    assert "This gallery contains no whole images." in page.locator("main").inner_text()
     page.goto(site_without_images.url("#/"))
     settled(page)
-    assert "Whole images are left out" in page.locator("main").inner_text()
+    assert "no whole images, and no patches that show more than 50 % of an image" in page.locator("main").inner_text()
     page.goto(site_without_images.url("#/layer/conv4/filter/7"))
-    wait(page, "document.querySelectorAll('.nine').length === 2")
+    wait(page, "document.querySelectorAll('.hit-tiles').length === 2")

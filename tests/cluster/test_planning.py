@@ -5,9 +5,9 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from pipeline.store import Store
-from stages.mine import count_mined, find_spans, find_todo
 from tests.conftest import run_stages, write_tar
+from topnine.pipeline.store.store import Store
+from topnine.stages.mine import count_mined, find_spans, find_todo
 
 BLOCKS = 100_000
 
@@ -19,15 +19,16 @@ def test_a_hundred_thousand_blocks_are_planned_in_seconds(planned, some_photos, 
     run_stages(plan, "index")
     store = Store.open(plan.config.store, write=True)
     for layer in plan.layers:
-        store.add_layer(layer, "float32", {}, plan.mine_fingerprint(layer))
-    store.mark("conv1", 0)
+        attributes = {**layer.attributes(), "precision": "float32", "versions": {}}
+        store.add_layer(layer.name, attributes, plan.fingerprints.of("mine", layer))
+    store.progress.mark("conv1", 0)
     markers = Path(plan.config.store) / "progress/done/conv1/c"
     for block in range(2, BLOCKS, 2):  # every second block, so that no two can be one span
         os.link(markers / "0", markers / str(block))
     began = time.monotonic()
     tracemalloc.start()
     spans = find_spans(find_todo(store, plan.layers), plan.config.mine.span)
-    assert count_mined(store, plan.layers) == 0
+    assert count_mined(store, [layer.name for layer in plan.layers]) == 0
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert time.monotonic() - began < 10

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.cluster import TRIES, connect
-from pipeline.config import InlineCluster, LocalCluster
-from pipeline.errors import StopError, WorkError
+from topnine.pipeline.cluster.kinds import connect
+from topnine.pipeline.cluster.pool import TRIES, Tick
+from topnine.pipeline.config.clusters import InlineCluster, LocalCluster
+from topnine.pipeline.errors import StopError, WorkError
 
 KINDS = {"inline": InlineCluster(), "local": LocalCluster(kind="local")}
 
@@ -102,8 +103,8 @@ def test_what_fails_is_split_tried_twice_more_and_given_up_on_alone(kind, fault,
     tasks = [(0, 1), (2, 3, 4), (5, 6), (7,)]
     with connect(KINDS[kind]) as pool:
         attempts = pool.attempt(noted, tasks, tmp_path, fault, split=lambda task: [(part,) for part in task])
-        found = dict(filter(None, attempts))
-        assert dict(filter(None, pool.run(double, [1], 0))) == {1: 2}
+        found = dict(attempt for attempt in attempts if not isinstance(attempt, Tick))
+        assert dict(pool.run(double, [1], 0)) == {1: 2}
     error = found.pop((3,))
     assert isinstance(error, WorkError)
     assert reason in str(error)
@@ -139,12 +140,12 @@ def test_workers_are_started_for_the_first_task_only():
         assert list(pool.run(double, [], 5)) == []
         assert pool.dashboard == ""
         assert psutil.Process().children(recursive=True) == before
-        assert len(list(filter(None, pool.run(double, [1], 5)))) == 1
+        assert len(list(pool.run(double, [1], 5))) == 1
         assert pool.dashboard.startswith("http://127.0.0.1:")
 
 
 def test_two_runs_at_once_do_not_get_in_each_others_way_and_listen_on_loopback_alone():
     before = ports()
     with connect(InlineCluster()) as one, connect(InlineCluster()) as other:
-        assert list(filter(None, one.run(double, [1], 0))) == list(filter(None, other.run(double, [1], 0)))
+        assert list(one.run(double, [1], 0)) == list(other.run(double, [1], 0))
         assert {address for address, _ in ports() - before} <= {"127.0.0.1"}

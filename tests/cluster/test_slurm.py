@@ -3,14 +3,20 @@
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.cluster.test_keys import refused, wait_a_little
 from tests.conftest import REPOSITORY, plan_run, run_stages, same_files
+from tests.listening import family, listening, receive
+from topnine.pipeline.cluster.kinds import connect
+from topnine.pipeline.config.clusters import SlurmCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -72,12 +78,12 @@ def cluster_file(folder: Path, count: int) -> Path:
 
 def test_two_jobs_one_of_them_cancelled_midway_leave_the_same_store(undisturbed, tmp_path):
     store = tmp_path / "run.zarr"
-    command = [sys.executable, "-m", "stages.cli", "run", "--store", str(store), *OPTIONS]
+    command = [sys.executable, "-m", "topnine", "run", "--store", str(store), *OPTIONS]
     run = subprocess.Popen(
         [*command, "--cluster", str(cluster_file(tmp_path, 2))], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
     )
     markers = store / "progress/done/conv5/c"
-    wait_until(lambda: markers.is_dir() and len(list(markers.iterdir())) >= 3, run)
+    wait_until(lambda: markers.is_dir() and len(list(markers.glob("[0-9]*"))) >= 3, run)
     first = jobs("topnine-worker")
     assert len(first) == 2
     subprocess.run(["scancel", first[0]], check=True)
@@ -112,13 +118,46 @@ def test_make_submit_starts_a_driver_whose_workers_end_with_it(undisturbed, tmp_
 def test_a_driver_job_that_is_cancelled_takes_its_workers_along(tmp_path):
     store = tmp_path / "run.zarr"
     options = f"--store {store} --cluster {cluster_file(tmp_path, 1)} {' '.join(OPTIONS[1:])}"
-    wrap = f"exec {sys.executable} -m stages.cli run {options}"
+    wrap = f"exec {sys.executable} -m topnine run {options}"
     driver = subprocess.run(
         ["sbatch", "--parsable", "--job-name=topnine", f"--output={tmp_path}/driver.log", "--wrap", wrap],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     markers = store / "progress/done/conv5/c"
-    wait_until(lambda: markers.is_dir() and len(list(markers.iterdir())) >= 1)
+    wait_until(lambda: markers.is_dir() and len(list(markers.glob("[0-9]*"))) >= 1)
     subprocess.run(["scancel", driver], check=True)
     wait_until(lambda: not jobs("topnine") and not jobs("topnine-worker"), seconds=90)
     assert "the same command goes on from there" in (tmp_path / "driver.log").read_text()
+
+
+def processes_with(argument: str) -> list[psutil.Process]:
+    """The processes in whose command line a text stands, and all that descend from them."""
+    named = [
+        process for process in psutil.process_iter(["cmdline"]) if argument in " ".join(process.info["cmdline"] or ())
+    ]
+    return list({relative.pid: relative for process in named for relative in family(process)}.values())
+
+
+@pytest.mark.parametrize("interface", ["", "lo"], ids=["every interface", "one interface"])
+def test_other_machines_reach_the_scheduler_and_nobody_gets_in_without_the_runs_keys(tmp_path, interface):
+    logs = tmp_path / "slurm"
+    options = {"cores": 1, "memory": "2GiB", "walltime": "00:20:00", "logs": str(logs), "interface": interface}
+    before = listening(family())
+    with connect(SlurmCluster(kind="slurm", maximum=1, **options)) as pool:
+        assert list(pool.run(wait_a_little, [1])) == [(1, 1)]
+        (keys,) = logs.glob("keys-*")
+        modes = {stat.S_IMODE(path.stat().st_mode) for path in keys.iterdir()}
+        assert (stat.S_IMODE(keys.stat().st_mode), modes) == (0o700, {0o600})
+        workers = processes_with(str(keys))
+        assert workers, "no process of a job"
+        received = {address: receive(*address) for address in listening([*family(), *workers]) - before}
+        assert set(received.values()) == {"tls", "dashboard"}, received
+        tls = {host for (host, _), how in received.items() if how == "tls"}
+        assert ("127.0.0.1" in tls) == (interface == "lo"), received
+        assert ("0.0.0.0" in tls) == (interface == ""), received
+        address = pool._started.client.scheduler.address
+        assert refused(address, "other keys")
+        assert refused(address.replace("tls://", "tcp://"), "no keys")
+        assert list(pool.run(wait_a_little, [2])) == [(2, 2)]
+    assert not keys.exists()
+    wait_until(lambda: not jobs("topnine-worker"), seconds=30)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import stages.rank
-from pipeline.decode import difference_hash
-from pipeline.store import Store
-from stages.verify import verify
 from tests.conftest import plan_run, run_stages
+from topnine.pipeline.data.decode import difference_hash
+from topnine.pipeline.store.store import Store
+from topnine.stages import rank as stage
+from topnine.stages.tools.verify import verify
 
 RADIUS = {1: (7, 2, -3), 5: (83, 8, -41)}  # size, stride, offset of tiny_zfnet's receptive fields
 
@@ -29,8 +29,8 @@ def mined(photo_shards, tmp_path_factory) -> Path:
 
 def nine(store: Store, layer: int, alike) -> list[list[int]]:
     """Every filter's nine strongest images, without those that are alike to one taken before."""
-    activation, row, column = store.read_mined(f"conv{layer}", slice(None))
-    keys, look = (part.tolist() for part in store.image_columns(("key", "hash")))
+    activation, row, column = store.layer(f"conv{layer}").read_mined(slice(None))
+    keys, look = (part.tolist() for part in store.images.columns(("key", "difference_hash")))
     found = []
     for f in range(0, activation.shape[1], 7):
         taken: list[int] = []
@@ -75,8 +75,8 @@ def same_look(one, other) -> bool:
 def test_nine_distinct_hits_are_those_of_a_full_comparison_and_images_are_not_read_again(
     mined, photo_shards, monkeypatch, distinct, alike
 ):
-    monkeypatch.setattr(stages.rank, "CANDIDATES", 12)  # so that most filters need more than the first
-    monkeypatch.setattr(stages.rank, "BLOCKS_A_TASK", 3)
+    monkeypatch.setattr(stage, "CANDIDATES", 12)  # so that most filters need more than the first
+    monkeypatch.setattr(stage, "BLOCKS_A_TASK", 3)
     changes = {"rank__distinct": distinct, "rank__distance": 14}
     plan = plan_run(mined, data__path=photo_shards, mine__layers="1 5", mine__block=32, **changes)
     store = Store.open(plan.config.store)
@@ -84,7 +84,7 @@ def test_nine_distinct_hits_are_those_of_a_full_comparison_and_images_are_not_re
     run_stages(plan, "mine", "rank")
     assert [file.stat().st_mtime_ns for file in sorted(mined.rglob("layers/*/activation/c/**/*"))] == before
     for layer in (1, 5):
-        assert store.read_ranking(f"conv{layer}").image[::7].tolist() == nine(store, layer, alike)
+        assert store.layer(f"conv{layer}").read_ranking().image[::7].tolist() == nine(store, layer, alike)
         recorded = store.fingerprint("rank", f"conv{layer}")
         assert recorded["rank.distinct"] == distinct
         assert recorded.get("rank.distance") == (14 if distinct == "look" else None)

@@ -12,12 +12,13 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from pipeline import open_run, tables
-from pipeline.errors import InputError
-from pipeline.store import Store
-from stages.cli import app
-from stages.export import export
 from tests.conftest import encode, noise, plan_run, run_stages, write_tar
+from topnine import open_run
+from topnine.pipeline import tables
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.store.store import Store
+from topnine.stages.cli.main import app
+from topnine.stages.tools.export import export
 
 KEYS = ['comma, "quote"', "=cmd|' C calc'!A0", "@SUM(1+1)", "-1", "+1", "new\nline", "return\r\nline", "ünï—学",
         " space ", "tab\t", "semi;colon", "'", '""', "a\\b"]  # fmt: skip
@@ -40,19 +41,27 @@ def wanted_rows(store):
     """The table, from the store's arrays alone."""
     layer, images = (zarr.open_group(f"{store}/{name}", mode="r") for name in ("layers/conv5", "images"))
     top = {name: layer[f"top_{name}"][:] for name in ("image", "activation", "row", "column")}
-    key, label, box = images["key"][:], images["label"][:], layer["box"][:]
+    key, label, box, source_box = images["key"][:], images["label"][:], layer["box"][:], layer["source_box"][:]
     for filter, rank in np.argwhere(top["image"] >= 0).tolist():
         image = int(top["image"][filter, rank])
         yield (
             "conv5", filter, rank, float(top["activation"][filter, rank]), image, str(key[image]), int(label[image]),
             ['cat, "big"', "=dog", "él", ""][label[image]], int(top["row"][filter, rank]),
-            int(top["column"][filter, rank]), *box[filter, rank].tolist(),
+            int(top["column"][filter, rank]), *box[filter, rank].tolist(), *source_box[filter, rank].tolist(),
         )  # fmt: skip
 
 
 COLUMNS = ["layer", "filter", "rank", "activation", "image", "key", "label", "class_name", "row", "column",
-           "box_top", "box_left", "box_bottom", "box_right"]  # fmt: skip
-TYPES = [str, int, int, lambda text: float(np.float32(text)), int, str, int, str, *[int] * 6]
+           "box_top", "box_left", "box_bottom", "box_right",
+           "source_box_top", "source_box_left", "source_box_bottom", "source_box_right"]  # fmt: skip
+
+
+def single(text):
+    """Return a float32 that a CSV holds."""
+    return float(np.float32(text))
+
+
+TYPES = [str, int, int, single, int, str, int, str, *[int] * 6, *[single] * 4]
 
 
 def test_a_csv_read_back_is_the_store(hostile):
@@ -71,13 +80,13 @@ def test_a_csv_read_back_is_the_store(hostile):
 
 def test_a_parquet_file_read_back_is_the_store(hostile, tmp_path):
     to = tmp_path / "new/table.parquet"
-    options = ["export", hostile.config.store, "-l", "conv5", "--format", "parquet", "--to", str(to)]
+    options = ["export", hostile.config.store, "-l", "conv5", "--to", str(to)]
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 0, result.output
     table = parquet.read_table(to)
     assert table.column_names == COLUMNS
     assert [str(field.type) for field in table.schema] == [
-        "string", "int32", "int32", "float", "int64", "string", "int32", "string", *["int32"] * 6,
+        "string", "int32", "int32", "float", "int64", "string", "int32", "string", *["int32"] * 6, *["float"] * 4,
     ]  # fmt: skip
     assert [tuple(row.values()) for row in table.to_pylist()] == list(wanted_rows(hostile.config.store))
 
@@ -88,10 +97,11 @@ def test_a_layer_without_projections_has_no_boxes_and_one_without_ranks_no_table
     store.set_fingerprint("deconvolve", None, "conv1")
     table = open_run(hostile.config.store).layer(1).table()
     assert (table["box_top"] == -1).all()
+    assert np.isnan(table["source_box_top"]).all()
     assert len(table["key"]) > 100
     store.set_fingerprint("rank", None, "conv1")
     with pytest.raises(InputError, match=r"layer conv1 of .* is not ranked yet, 100% of its images are mined"):
-        export(hostile.config.store, "1", "csv", str(tmp_path / "x.csv"))
+        export(hostile.config.store, "1", str(tmp_path / "x.csv"))
     assert not (tmp_path / "x.csv").exists()
     for stage, fingerprint in zip(("deconvolve", "rank"), kept, strict=True):
         store.set_fingerprint(stage, fingerprint, "conv1")
@@ -99,16 +109,20 @@ def test_a_layer_without_projections_has_no_boxes_and_one_without_ranks_no_table
 
 def test_wrong_input_is_one_sentence(hostile, tmp_path, monkeypatch):
     for given, sentence in (
-        (("9", "csv", "x.csv"), "has no layer 9: its layers are conv1, conv5"),
-        (("5", "csv", str(tmp_path)), "is a folder: give the name of a file in it"),
-        (("5", "csv", "s3://bucket/x.csv"), "is a URL: tables are written to files"),
+        (("9", "x.csv"), "has no layer 9: its layers are conv1, conv5"),
+        (("1 conv9", "x.csv"), "has no layer conv9: its layers are conv1, conv5"),
+        ((" ,", "x.csv"), "no layer is named: --layer is a number"),
+        (("5", str(tmp_path)), "is a folder: give the name of a file in it"),
+        (("5", "s3://bucket/x.csv"), "is a URL: tables are written to files"),
+        (("5", "x.xls"), r"x\.xls does not end in \.csv or \.parquet"),
+        (("5", str(tmp_path / "new/x")), r"x does not end in \.csv or \.parquet"),
     ):
         with pytest.raises(InputError, match=sentence):
             export(hostile.config.store, *given)
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(tables, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs pyarrow: pip install 'topnine\[parquet\]'"):
-        export(hostile.config.store, "5", "parquet", str(tmp_path / "x.parquet"))
-    assert CliRunner().invoke(app, ["export", hostile.config.store, "-l", "5", "--format", "xls"]).exit_code == 2
+        export(hostile.config.store, "5", str(tmp_path / "x.parquet"))
 
 
 def invoke_tile(plan, *options):
@@ -119,7 +133,7 @@ def invoke_tile(plan, *options):
 
 
 def draw(plan, *options) -> list[Path]:
-    """Draw sheets; give the files that are printed."""
+    """Draw sheets; return the files whose paths are printed."""
     result = invoke_tile(plan, *options)
     assert result.exit_code == 0, result.output
     return [Path(line) for line in result.stdout.splitlines() if "/figures/" in line]
@@ -145,7 +159,7 @@ def test_webp_has_the_pixels_of_the_png_and_pdf_its_size(hostile, tmp_path, opti
 
 
 def pdf_pixels(path: Path, folder: Path) -> np.ndarray:
-    """The page at 300 pixels an inch: by poppler where it is installed, else the one image in the file."""
+    """Return the page at 300 pixels an inch: drawn by poppler where it is installed, else the one image in the file."""
     try:
         subprocess.run(["pdftoppm", "-r", "300", "-png", "-singlefile", path, folder / "page"], check=True)
         image = folder / "page.png"
@@ -169,7 +183,7 @@ def test_a_pdf_says_what_it_shows_and_is_the_same_when_drawn_again(hostile):
 
 
 def test_a_sheet_too_large_for_webp_is_one_sentence(hostile, monkeypatch):
-    monkeypatch.setattr("stages.tile.WEBP_PX", 100)
+    monkeypatch.setattr("topnine.stages.tile.WEBP_SIDE_PX", 100)
     result = invoke_tile(hostile, "--layer", "5", "--format", "webp")
     assert isinstance(result.exception, InputError)
     assert re.search(r"layer5\.webp would have [\d,]+ pixels, WebP has 100: --format png", str(result.exception))

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.store import Store
 from tests.conftest import run_stages, write_tar
 from tests.families import FAMILIES, SMOOTH
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.store.store import Store
 
 OWN = """
 import torch.nn.functional as F
@@ -53,12 +53,12 @@ def test_a_family_is_mined_ranked_deconvolved_and_drawn(planned, shard, name):
     every = planned("configs/imagenet-resnet18.toml", mine__layers="all", **settings)
     run_stages(every, "index", "mine", "rank")
     store = Store.open(every.config.store)
-    assert all((store.read_ranking(layer.name).image[:, 0] >= 0).any() for layer in every.layers)
+    assert all((store.layer(layer.name).read_ranking().image[:, 0] >= 0).any() for layer in every.layers)
     second = planned("configs/imagenet-resnet18.toml", mine__layers="2", **settings)
     run_stages(second, "deconvolve", "tile")
     (layer,) = second.layers
-    live = np.nonzero(store.read_ranking(layer.name).image[:, 0] >= 0)[0]
-    projection = store.read_layer(layer.name, "projection", live)
+    live = np.nonzero(store.layer(layer.name).read_ranking().image[:, 0] >= 0)[0]
+    projection = store.layer(layer.name).read("projection", live)
     assert np.isfinite(projection).all()
     assert (np.abs(projection[:, 0]).max(axis=(1, 2, 3)) > 0).mean() > 0.9  # the signal may be clamped away
     assert (second.folder / "figures/layer2.png").is_file()
@@ -77,7 +77,7 @@ def test_a_network_of_ones_own_is_named_by_its_function_and_its_layers_by_module
     run_stages(plan, "index", "mine", "rank", "deconvolve", "tile")
     store = Store.open(plan.config.store)
     assert store.layers == ["first", "second"]
-    assert store.layer_attributes("second")["receptive_field"]["size"] == 15
+    assert store.layer("second").attributes["receptive_field"]["size"] == 15
     assert (plan.folder / "figures/layersecond.png").is_file()
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from pipeline import shards
-from pipeline.plan import Plan
-from pipeline.shards import Entry
-from pipeline.store import Store
 from tests.conftest import plan_run, run_stages
 from tests.e2e.test_commands import topnine
 from tests.forms import FORMS, Picture, class_folders
+from topnine.pipeline.data.dataset import find_dataset
+from topnine.pipeline.data.entry import Entry
+from topnine.pipeline.data.reader import list_images, open_reader
+from topnine.pipeline.plan import Plan
+from topnine.pipeline.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -19,20 +20,22 @@ def classes(test_data):
 
 @pytest.fixture(scope="module")
 def imagenet(test_data) -> list[Picture]:
-    dataset = shards.find(str(test_data / "data/imagenet-500"))
-    with shards.opened(dataset) as reader:
+    dataset = find_dataset(str(test_data / "data/imagenet-500"))
+    with open_reader(dataset) as reader:
 
         def picture(number: int, entry: Entry) -> Picture:
-            return Picture(f"{entry.key}_1", entry.key, entry.label, reader.read(number, entry.offset, entry.size))
+            return Picture(
+                f"{entry.key}_1", entry.key, entry.label, reader.read(number, entry.offset, entry.size, entry.key)
+            )
 
-        return [picture(n, entry) for n, shard in enumerate(dataset.shards) for entry in shards.scan(shard)]
+        return [picture(n, entry) for n, shard in enumerate(dataset.shards) for entry in list_images(shard)]
 
 
 def strongest(plan: Plan) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
     """Labels by key; the nine strongest keys and activations of every filter."""
     store = Store.open(plan.config.store)
-    keys, labels = store.image_columns(("key", "label"))
-    ranking = store.read_ranking("conv5")
+    keys, labels = store.images.columns(("key", "label"))
+    ranking = store.layer("conv5").read_ranking()
     return dict(zip(keys.tolist(), labels.tolist(), strict=True)), keys[ranking.image], ranking.activation
 
 
@@ -72,17 +75,17 @@ def test_packed_shards_hold_the_same_images_or_smaller_ones(tmp_path, imagenet, 
     whole = topnine("pack", "--data", source, "--to", tmp_path / "whole", "--shard-mib", "1", "--classes", classes)
     small = topnine("pack", "--data", source, "--to", tmp_path / "small", "--resize", "64", "--classes", classes)
     assert (whole.returncode, small.returncode) == (0, 0), whole.stderr + small.stderr
-    packed = {name: shards.find(str(tmp_path / name)) for name in ("whole", "small")}
+    packed = {name: find_dataset(str(tmp_path / name)) for name in ("whole", "small")}
     assert len(packed["whole"].shards) > 2
     assert max(shard.size for shard in packed["whole"].shards) < 2 * 2**20
-    with shards.opened(packed["whole"]) as reader:
+    with open_reader(packed["whole"]) as reader:
         found = {
-            (entry.key, entry.label): reader.read(number, entry.offset, entry.size)
+            (entry.key, entry.label): reader.read(number, entry.offset, entry.size, entry.key)
             for number, shard in enumerate(packed["whole"].shards)
-            for entry in shards.scan(shard)
+            for entry in list_images(shard)
         }
     assert found == {(picture.key, picture.label): picture.data for picture in imagenet[:40]}
-    entries = shards.scan(packed["small"].shards[0])
+    entries = list_images(packed["small"].shards[0])
     assert len(entries) == 40
     assert sum(entry.size for entry in entries) < sum(len(data) for data in found.values()) / 5
     again = topnine("pack", "--data", source, "--to", tmp_path / "small")

@@ -1,11 +1,12 @@
 """Which layers a gallery holds, and that it is the same whoever made it."""
 
 import json
+import re
 
 import pytest
 
-from pipeline.errors import InputError
 from tests.conftest import encode, noise, plan_run, run_stages, write_tar
+from topnine.pipeline.errors import InputError
 
 DONE = ("index", "mine", "rank", "deconvolve")
 
@@ -37,14 +38,20 @@ def test_the_gallery_is_the_same_whoever_made_it_and_leaves_nothing_old(mined):
     plan = mined()
     run_stages(plan, "gallery")
     first = content(plan)
-    assert {"index.html", "gallery.js", "layers/run.js", "layers/001-conv1/filter-0.webp", "images/0.webp"} <= set(
-        first
-    )
+    assert {"index.html", "page.js", "layers/run.js", "layers/001-conv1/filter-0.webp", "images/0.webp"} <= set(first)
     (plan.folder / "gallery" / "old.html").write_text("x")
     changed = mined(cluster__threads=3, mine__layers="5")
     run_stages(changed, "gallery")
     assert content(changed) == first
     assert [path.name for path in plan.folder.glob("gallery*")] == ["gallery"]
+
+
+def test_the_page_loads_every_file_of_the_site(mined):
+    plan = mined()
+    run_stages(plan, "gallery")
+    linked = re.findall(rb'(?:src|href)="([^"#]+)"', content(plan)["index.html"])
+    files = {name for name in content(plan) if "/" not in name}
+    assert {link.decode() for link in linked} == files - {"index.html"} | {"layers/run.js"}
 
 
 def test_a_gallery_without_statistics_shows_the_rest(mined):

@@ -1,6 +1,7 @@
 """Hostile and odd input: what it is counted as, and which sentence says so."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -15,12 +16,15 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from pipeline import shards
-from pipeline.decode import decode
-from pipeline.errors import DecodeError, InputError, WorkError
-from pipeline.store import Store
 from tests.conftest import REPOSITORY, encode, noise, run_stages, write_tar
 from tests.e2e.test_commands import topnine
+from topnine.pipeline.data.dataset import find_dataset
+from topnine.pipeline.data.decode import decode
+from topnine.pipeline.data.reader import list_images
+from topnine.pipeline.errors import DecodeError, InputError, WorkError
+from topnine.pipeline.store.store import Store
+from topnine.stages.tools.pack import Packing, pack
+from topnine.stages.tools.plan import estimate
 
 
 def saved(image: Image.Image, format: str, **options) -> bytes:
@@ -83,7 +87,7 @@ def bomb(width: int, height: int) -> bytes:
 
 def test_a_bomb_is_refused_before_its_pixels_are_allocated():
     script = (
-        "import sys; from pipeline.decode import decode; from pipeline.errors import DecodeError\n"
+        "import sys; from topnine.pipeline.data.decode import decode; from topnine.pipeline.errors import DecodeError\n"
         "from tests.conftest import peak_kib\n"
         "data = sys.stdin.buffer.read(); before = peak_kib()\n"
         "try: decode(data, 256, 224, int(sys.argv[1]))\n"
@@ -110,7 +114,7 @@ def test_the_limit_of_pixels_can_be_set():
 def mined(planned, path, **changes):
     plan = planned(data__path=path, mine__layers="1", **changes)
     run_stages(plan, "index", "mine", "rank")
-    keys, status, reason = Store.open(plan.config.store).image_columns(("key", "status", "reason"))
+    keys, status, reason = Store.open(plan.config.store).images.columns(("key", "status", "reason"))
     return dict(zip(keys.tolist(), zip(status.tolist(), reason.tolist(), strict=True), strict=True))
 
 
@@ -175,12 +179,87 @@ def test_too_many_damaged_images_fail_the_run_with_counts_and_keep_the_store(pla
     mined(planned, few, store=tmp_path / "few.zarr")
 
 
-def test_a_truncated_tar_keeps_what_is_whole(planned, tmp_path):
+@pytest.mark.parametrize("cut", ["in a member", "before the closing blocks", "in an inner tar"])
+def test_a_tar_that_ends_too_early_is_refused_or_taken_and_named_in_every_summary(tmp_path, cut):
+    images = [(f"{i}.png", encode(noise(i))) for i in range(4)]
+    path = write_tar(tmp_path / "d/t.tar", images)
+    write_tar(tmp_path / "d/u.tar", [("whole.png", images[0][1])])
+    with tarfile.open(path) as container:
+        last = container.getmembers()[3]
+    end = last.offset_data if cut == "in a member" else last.offset_data + -(-last.size // 512) * 512
+    content = path.read_bytes()[:end]
+    if cut == "in an inner tar":
+        write_tar(path, [("n01.tar", content), ("n02.tar", (tmp_path / "d/u.tar").read_bytes())])
+    else:
+        path.write_bytes(content)
+    options = ["--data", tmp_path / "d", "--store", tmp_path / "x.zarr", "--layer", "1"]
+    refused = topnine("run", *options)
+    assert refused.returncode == 2
+    assert "shard t.tar is not complete: " in refused.stderr
+    assert 'set data.on_incomplete = "take"' in refused.stderr
+    assert not (tmp_path / "x.zarr").exists()
+    taken = topnine("run", *options, "--set", "data.on_incomplete=take")
+    assert taken.returncode == 0, taken.stderr
+    state = topnine("status", tmp_path / "x.zarr")
+    for text in (taken.stdout, state.stdout):
+        assert "1 shards are not complete, and what is missing of them was not mined:\n  t.tar: " in text
+    listed = json.loads(topnine("status", tmp_path / "x.zarr", "--json").stdout)
+    assert (listed["images"], listed["undecodable"]) == ({"in a member": 4, "in an inner tar": 6}.get(cut, 5), 0)
+    (missing,) = listed["incomplete"]
+    assert missing["shard"] == "t.tar"
+    needed = last.offset_data + last.size
+    assert (
+        missing["missing"]
+        == {
+            "in a member": f"member 3.png needs the bytes up to {needed:,}, and it ends at {end:,}",
+            "before the closing blocks": f"it ends at {end:,} without a tar's closing blocks",
+            "in an inner tar": f"n01.tar in it: it ends at {512 + end:,} without a tar's closing blocks",
+        }[cut]
+    )
+    assert topnine("run", *options).returncode == 2  # the store was made with another setting
+
+
+@pytest.mark.slow
+def test_three_thousand_tars_are_mined_with_two_hundred_and_fifty_six_open_files(tmp_path):
+    image = encode(noise(1, 80, 80), "JPEG")
+    for number in range(3000):
+        write_tar(tmp_path / f"many/{number:04}.tar", [(f"{number:04}.jpg", image)])
+    command = "ulimit -n 256; exec $0 -m topnine mine --layer 1 --data $1/many --store $1/x.zarr"
+    for stage in ("index", "mine"):
+        arguments = ["bash", "-c", command.replace("mine --layer", f"{stage} --layer"), sys.executable, tmp_path]
+        finished = subprocess.run(arguments, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+        assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("3,000 images, 0 undecodable")
+
+
+def test_a_finished_tar_gives_the_same_rows_whatever_is_said_of_unfinished_ones(planned, tmp_path):
+    path = write_tar(tmp_path / "t.tar", [(f"{i}.png", encode(noise(i))) for i in range(4)])
+    first = mined(planned, path)
+    assert mined(planned, path, data__on_incomplete="take", store=tmp_path / "b.zarr") == first
+
+
+def test_a_truncated_tar_and_parquet_cannot_be_packed_and_the_plan_refuses_them(planned, tmp_path):
     path = write_tar(tmp_path / "t.tar", [(f"{i}.png", encode(noise(i))) for i in range(4)])
     path.write_bytes(path.read_bytes()[: 3 * (path.stat().st_size // 4)])
-    found = mined(planned, path)
-    assert [status for status, _ in found.values()].count(1) == 3
-    assert any(reason.startswith("needs bytes") for _, reason in found.values())
+    with pytest.raises(InputError, match=r"shard t\.tar is not complete"):
+        list(pack(str(path), tmp_path / "out", Packing()))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=r"shard t\.tar is not complete"):
+        list(estimate(planned(data__path=path)))
+
+
+def test_status_names_the_first_damaged_images_and_json_all_of_them(tmp_path):
+    bad = [(f"bad\x1b[2J{i:02}.jpg", b"no") for i in range(12)]
+    path = write_tar(tmp_path / "a.tar", [("ok.png", encode(noise(1))), *bad])
+    options = ["--data", path, "--layer", "1", "--store", tmp_path / "x.zarr", "--set", "data.max_damaged_fraction=1"]
+    finished = topnine("run", *options)
+    state = topnine("status", tmp_path / "x.zarr")
+    for text in (finished.stdout, state.stdout):
+        assert "  bad\\x1b[2J00 in a.tar: not an image\n" in text
+        assert "  bad\\x1b[2J09 in a.tar: not an image\n  and 2 more: `topnine status --json` names all\n" in text
+        assert "\x1b" not in text
+    damaged = json.loads(topnine("status", tmp_path / "x.zarr", "--json").stdout)["damaged"]
+    assert damaged == [{"key": name[:-4], "shard": "a.tar", "reason": "not an image"} for name, _ in bad]
 
 
 def test_compressed_tars_say_what_to_do(tmp_path):
@@ -193,7 +272,7 @@ def test_compressed_tars_say_what_to_do(tmp_path):
         ("c.tar", "is not a tar"),
     ):
         with pytest.raises(InputError, match=words):
-            shards.scan(shards.find(str(tmp_path / name)).shards[0])
+            list_images(find_dataset(str(tmp_path / name)).shards[0])
 
 
 def test_parquet_without_the_column_and_with_null_images(planned, tmp_path):
@@ -208,10 +287,10 @@ def test_parquet_without_the_column_and_with_null_images(planned, tmp_path):
     assert found == {"a": (1, ""), "n-000001": (2, "the image is null"), "c": (2, "the image is null")}
     parquet.write_table(arrow.table({"picture": [b"x"]}), tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"x\.parquet has no column image with bytes: its columns are picture"):
-        shards.scan(shards.find(str(tmp_path / "x.parquet")).shards[0])
+        list_images(find_dataset(str(tmp_path / "x.parquet")).shards[0])
     (tmp_path / "y.parquet").write_bytes(b"no")
     with pytest.raises(InputError, match=r"y\.parquet is damaged"):
-        shards.scan(shards.find(str(tmp_path / "y.parquet")).shards[0])
+        list_images(find_dataset(str(tmp_path / "y.parquet")).shards[0])
 
 
 def test_labels_outside_the_classes_are_named(planned, tmp_path):

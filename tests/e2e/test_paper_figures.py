@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.classifier import find_classifier
-from pipeline.config import NetworkConfig
-from pipeline.errors import InputError
-from pipeline.figures import choose_filters
-from pipeline.networks import load
-from pipeline.samples import Sample
-from pipeline.store import Store
-from stages.cli import app
-from stages.occlusion import Square, occlude_image
 from tests.conftest import REPOSITORY, plan_run, run_stages, write_tar
+from topnine.pipeline.config.sections import NetworkConfig
+from topnine.pipeline.drawing.sheets import choose_filters
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.network.classifier import find_classifier
+from topnine.pipeline.network.loading import load_network
+from topnine.pipeline.store.store import Store
+from topnine.stages.cli.main import app
+from topnine.stages.paper.occlusion import OccludeTask, Square, occlude_image
+from topnine.stages.paper.samples import Sample
+from topnine.stages.settings import classifier_run
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +102,7 @@ def test_invariance_is_zero_where_nothing_is_done_and_says_which_class_it_follow
     assert {row["first layer distance"] for row in unchanged} == {"0"} == {r["last hidden distance"] for r in unchanged}
     others = [row for row in rows if row not in unchanged and row["value"] != "360"]
     assert min(float(row["first layer distance"]) for row in others) > 1
-    module = small[1].network().module
+    module = small[1].network.module
     expected = run_by_hand(module, normalised(small[2][keys[0]]))[3].argmax().item()
     assert {(row["image"], row["class"], row["class from"]) for row in rows} == {
         (keys[0], str(expected), "most likely"),
@@ -120,7 +121,7 @@ def test_invariance_is_zero_where_nothing_is_done_and_says_which_class_it_follow
 )
 def test_invariance_is_what_moved_pictures_give(small, invariance, name, value, transform):
     keys, _, rows = invariance
-    module = small[1].network().module
+    module = small[1].network.module
     for key in keys:
         (row,) = [r for r in rows if (r["image"], r["transformation"], r["value"]) == (key, name, value)]
         picture = np.asarray(small[2][key])
@@ -136,7 +137,7 @@ def test_scale_enlarges_about_the_centre(small, invariance):
     keys, _, rows = invariance
     (row,) = [r for r in rows if (r["image"], r["transformation"], r["value"]) == (keys[0], "scale", "1.5")]
     part = small[2][keys[0]].crop((16, 16, 80, 80)).resize((96, 96), Image.Resampling.BILINEAR)
-    before, after = (run_by_hand(small[1].network().module, normalised(p)) for p in (small[2][keys[0]], part))
+    before, after = (run_by_hand(small[1].network.module, normalised(p)) for p in (small[2][keys[0]], part))
     # Pillow rounds to whole values, and ends at the part's edge where the network's input goes on.
     assert float(row["last hidden distance"]) == pytest.approx(torch.dist(after[2], before[2]).item(), rel=0.05)
 
@@ -146,7 +147,7 @@ def test_scale_enlarges_about_the_centre(small, invariance):
 
 def test_the_first_layer_beside_that_of_a_network_with_a_dead_filter(small, tmp_path):
     folder, plan, _ = small
-    state = load(NetworkConfig(name="tiny_zfnet", weights="bundled"), "cpu").module.state_dict()
+    state = load_network(NetworkConfig(name="tiny_zfnet", weights="bundled")).module.state_dict()
     state = {key: tensor.clone().contiguous() for key, tensor in state.items()}
     state["conv1.weight"][5], state["conv1.bias"][5] = 0, -1
     safetensors.torch.save_file(state, tmp_path / "dead.safetensors")
@@ -165,8 +166,8 @@ def test_the_first_layer_beside_that_of_a_network_with_a_dead_filter(small, tmp_
     rows = read_csv(command(small, "first-layer", "--beside", configuration)[-1])
     assert [int(row["filter"]) for row in rows] == [*range(64), *range(64)]
     store = Store.open(plan.config.store)
-    weights = plan.network().module.conv1.weight
-    for row, own, maximum in zip(rows, weights, store.read_layer("conv1", "maximum"), strict=False):
+    weights = plan.network.module.conv1.weight
+    for row, own, maximum in zip(rows, weights, store.layer("conv1").read("max_activation"), strict=False):
         assert np.float32(row["largest absolute weight"]) == own.abs().max()
         assert float(row["L2 norm"]) == pytest.approx(own.norm().item(), rel=1e-5)
         assert np.float32(row["maximum activation"]) == maximum
@@ -186,7 +187,7 @@ def test_occlusion_is_what_pictures_with_a_grey_square_give(small):
     _, plan, pictures = small
     key = list(pictures)[5]
     rows = read_csv(command(small, "occlusion", "--layer", "1 5", "--images", key, "--side", 30, "--step", 20)[-1])
-    module = plan.network().module
+    module = plan.network.module
     _, fifth, _, probability = run_by_hand(module, normalised(pictures[key]))
     strongest, likely = fifth[0].flatten(1).max(dim=1).values.argmax().item(), probability.argmax().item()
     starts = [-5, 15, 35, 55, 75]  # of centres 10, 30, 50, 70, 90
@@ -204,6 +205,11 @@ def test_occlusion_is_what_pictures_with_a_grey_square_give(small):
     assert len({row["activity"] for row in rows}) > 20
 
 
+def occlude_task(plan, layer, square):
+    run = classifier_run(plan, find_classifier(plan.graph), {"layer": layer}, threads=1)
+    return OccludeTask(plan.config.store, plan.images, run, layer, plan.rules, "float32", square)
+
+
 def test_a_square_that_a_shallow_unit_does_not_see_leaves_its_activity_as_it_is(small):
     """Filters of layer 1 see 7 pixels: where the image is grey already, the square changes nothing."""
     folder = small[0]
@@ -214,21 +220,20 @@ def test_a_square_that_a_shallow_unit_does_not_see_leaves_its_activity_as_it_is(
     write_tar(folder / "grey/a.tar", [("grey.png", buffer.getvalue())])
     own = plan_run(folder / "grey", mine__layers="1", data__path=folder / "grey", network__mean=MEAN, network__std=STD)
     run_stages(own, "index", "mine", "rank")
-    classifier = find_classifier(own.graph())
-    found = occlude_image(Sample(0, "grey", -1), own, classifier, own.layers[0], Square(16, 16), 1)
-    assert found.activity[4, 4] == pytest.approx(found.whole_activity, rel=1e-6)
-    assert np.allclose(found.probability[4, 4], found.whole, rtol=1e-4)
-    assert found.activity[1, 1] != pytest.approx(found.whole_activity, rel=0.05)
+    found = occlude_image(Sample(0, "grey", -1), occlude_task(own, own.layers[0], Square(16, 16)))
+    assert found.activity[4, 4] == pytest.approx(found.unmodified_activity, rel=1e-6)
+    assert np.allclose(found.probability[4, 4], found.unmodified_probability, rtol=1e-4)
+    assert found.activity[1, 1] != pytest.approx(found.unmodified_activity, rel=0.05)
 
 
 def test_the_projection_beside_the_maps_is_that_of_the_store(small):
     _, plan, _ = small
     store, layer = Store.open(plan.config.store), plan.layers[-1]
-    ranking = store.read_ranking(layer.name)
+    ranking = store.layer(layer.name).read_ranking()
     filter = int(ranking.activation[:, 0].argmax())  # the strongest of all, so the strongest on its own image
     image = int(ranking.image[filter, 0])
-    found = occlude_image(Sample(image, "", -1), plan, find_classifier(plan.graph()), layer, Square(48, 48), 1)
-    expected = store.read_layer(layer.name, "projection", slice(filter, filter + 1))[0, 0]
+    found = occlude_image(Sample(image, "", -1), occlude_task(plan, layer, Square(48, 48)))
+    expected = store.layer(layer.name).read("projection", slice(filter, filter + 1))[0, 0]
     assert found.filter == filter
     assert np.allclose(found.projection, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -250,7 +255,7 @@ def test_figures_are_the_same_bytes_when_they_are_drawn_again(small):
 @pytest.fixture
 def checkpoints(tmp_path):
     """The bundled weights after the same with noise, as weights files."""
-    state = load(NetworkConfig(name="tiny_zfnet", weights="bundled"), "cpu").module.state_dict()
+    state = load_network(NetworkConfig(name="tiny_zfnet", weights="bundled")).module.state_dict()
     torch.manual_seed(0)
     noisy = {key: tensor + 0.5 * tensor.std() * torch.randn_like(tensor) for key, tensor in state.items()}
     noisy["conv5.bias"][9] = -1e6
@@ -275,14 +280,14 @@ def test_evolution_shows_what_each_checkpoints_store_ranks_first(small, checkpoi
     for filter in (3, 9):
         for name in ("epoch-1", "epoch-2"):
             store = Store.open(str(folder / f"run/checkpoints/{name}.zarr"))
-            ranking = store.read_ranking("conv5", slice(filter, filter + 1))
+            ranking = store.layer("conv5").read_ranking(slice(filter, filter + 1))
             image = ranking.image[0, 0]
-            key = store.image_columns(["key"], np.array([image]))[0][0] if image >= 0 else ""
+            key = store.images.columns(["key"], np.array([image]))[0][0] if image >= 0 else ""
             expected.append(("conv5", filter, name, ranking.activation[0, 0] if image >= 0 else "", key))
     found = [(r["layer"], int(r["filter"]), r["checkpoint"], r["activation"], r["image"]) for r in rows]
     assert found == [(*e[:3], f"{e[3]:.9g}" if e[4] else "", e[4]) for e in expected]
     assert [row["activation"] == "" for row in rows] == [False, False, True, False]
-    main = Store.open(plan.config.store).read_ranking("conv5")  # of the bundled weights, but another batch
+    main = Store.open(plan.config.store).layer("conv5").read_ranking()  # of the bundled weights, but another batch
     assert float(rows[1]["activation"]) == pytest.approx(main.activation[3, 0], rel=1e-4)
     before = {path: path.stat().st_mtime_ns for path in (folder / "run/checkpoints").rglob("c/*") if path.is_file()}
     command(small, *options)
@@ -322,6 +327,7 @@ def test_wrong_input_is_one_sentence(small, options, sentence):
 
 def test_without_matplotlib_the_extra_is_named(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "pipeline.plots")
+    for name in ("paper", "style"):
+        monkeypatch.delitem(sys.modules, f"topnine.pipeline.drawing.{name}", raising=False)
     with pytest.raises(InputError, match=r"pip install 'topnine\[figures\]'"):
         command(small, "invariance")

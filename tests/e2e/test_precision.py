@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import InputError
-from pipeline.projections import TOLERANCE
-from pipeline.store import Store
-from stages.verify import verify
 from tests.conftest import run_stages, same_files, write_tar
+from topnine.pipeline.compute.projections import TOLERANCE
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.store.store import Store
+from topnine.stages.tools.verify import verify
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 ON_A_GPU = pytest.mark.gpu
@@ -34,7 +34,7 @@ def activations(planned, shard, device, precision, tmp_path, stages=("index", "m
     )  # fmt: skip
     run_stages(plan, *stages)
     store = Store.open(plan.config.store)
-    return plan, [store.read_activation(name, slice(None)) for name in store.layers]
+    return plan, [store.layer(name).read_activation(slice(None)) for name in store.layers]
 
 
 @pytest.mark.slow

@@ -11,13 +11,19 @@ import s3fs
 import xarray
 from moto.server import ThreadedMotoServer
 
-from pipeline import open_run, shards
-from pipeline.errors import InputError
-from pipeline.store import Store, check_writable
-from stages.mine import find_todo
 from tests.conftest import encode, noise, plan_run, run_stages
 from tests.e2e.test_commands import topnine
-from tests.forms import FORMS, Picture
+from tests.flaky import FAULTS, flaky_proxy
+from tests.forms import FORMS, Picture, class_folders, hugging_face, webdataset
+from topnine import open_run
+from topnine.pipeline import files
+from topnine.pipeline.data.dataset import find_dataset
+from topnine.pipeline.data.reader import list_images, open_reader
+from topnine.pipeline.errors import BusyError, InputError, WorkError
+from topnine.pipeline.store.lease import hold_lease
+from topnine.pipeline.store.schema import OK
+from topnine.pipeline.store.store import Store, check_writable
+from topnine.stages.mine import find_todo
 
 # s3fs leaves its sessions to the garbage collector, which aiohttp warns of; they are collected here, test by test.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -84,28 +90,28 @@ def test_every_form_is_read_from_a_bucket_as_from_a_disk(bucket, tmp_path, form)
     found = form(PICTURES, tmp_path / "data")
     upload(tmp_path / "data", bucket)
     there = bucket + str(found["path"]).removeprefix(str(tmp_path))
-    local, remote = shards.find(str(found["path"])), shards.find(there)
+    local, remote = find_dataset(str(found["path"])), find_dataset(there)
     assert [(s.name, s.form, s.size) for s in remote.shards] == [(s.name, s.form, s.size) for s in local.shards]
-    with shards.opened(remote) as reader:
+    with open_reader(remote) as reader:
         data = {
-            entry.key: reader.read(number, entry.offset, entry.size)
+            entry.key: reader.read(number, entry.offset, entry.size, entry.key)
             for number, shard in enumerate(remote.shards)
-            for entry in shards.scan(shard)
+            for entry in list_images(shard)
         }
     assert data == {picture.key: picture.data for picture in PICTURES}
     for one, other in zip(local.shards, remote.shards, strict=True):
-        assert shards.scan(one) == shards.scan(other)
+        assert list(list_images(one)) == list(list_images(other))
 
 
 def test_a_tars_images_are_not_read_to_index_it(bucket, tmp_path, monkeypatch):
     big = [picture._replace(data=picture.data * 20) for picture in PICTURES]
     path = FORMS[0](big, tmp_path / "data")["path"]
     upload(tmp_path / "data", bucket)
-    dataset = shards.find(bucket + str(path).removeprefix(str(tmp_path)))
+    dataset = find_dataset(bucket + str(path).removeprefix(str(tmp_path)))
     fetched = []
     fetch = s3fs.S3FileSystem.cat_file
     monkeypatch.setattr(s3fs.S3FileSystem, "cat_file", lambda *a, **k: fetched.append(fetch(*a, **k)) or fetched[-1])
-    entries = [entry for shard in dataset.shards for entry in shards.scan(shard)]
+    entries = [entry for shard in dataset.shards for entry in list_images(shard)]
     assert len(entries) == 14
     assert sum(map(len, fetched)) < 20_000 < sum(shard.size for shard in dataset.shards) / 100
 
@@ -136,6 +142,48 @@ def test_a_store_in_a_bucket_is_the_store_on_a_disk(bucket, tmp_path):
     assert open_run(remote.config.store).dataset().key.values.tolist() == [picture.key for picture in PICTURES]
 
 
+@pytest.fixture
+def proxy(bucket, monkeypatch):
+    """A proxy before the bucket's server that spoils answers."""
+    with flaky_proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield proxy
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("form", [webdataset, class_folders, hugging_face], ids=lambda form: form.__name__)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_a_bucket_answers_is_no_damage_of_an_image(proxy, bucket, tmp_path, form, fault):
+    path = form(PICTURES, tmp_path / "data")["path"]
+    upload(tmp_path / "data", bucket)
+    there = bucket + str(path).removeprefix(str(tmp_path))
+    plan = plan_run(tmp_path, data__path=there, mine__layers="1", mine__block=4)
+    proxy.faults[:] = [fault]
+    run_stages(plan, "index")
+    proxy.faults[:] = [fault, fault]
+    run_stages(plan, "mine")
+    assert proxy.faults == []
+    assert proxy.spoilt >= 2
+    store = Store.open(plan.config.store)
+    status, reason = store.images.columns(("status", "reason"))
+    assert (set(status.tolist()), set(reason.tolist())) == ({OK}, {""})
+
+
+def test_a_bucket_that_answers_no_more_fails_the_blocks_with_the_reason(proxy, bucket, tmp_path):
+    path = class_folders(PICTURES, tmp_path / "data")["path"]
+    upload(tmp_path / "data", bucket)
+    plan = plan_run(tmp_path, data__path=f"{bucket}/data/{path.name}", mine__layers="1", mine__block=8)
+    run_stages(plan, "index")
+    proxy.faults[:] = ["404"] * 1000
+    with pytest.raises(WorkError, match=r"shard n\d: image p\d+ cannot be read: "):
+        run_stages(plan, "mine")
+    proxy.faults.clear()
+    run_stages(plan, "mine")
+    (status,) = Store.open(plan.config.store).images.columns(["status"])
+    assert set(status.tolist()) == {OK}
+
+
 @pytest.mark.slow
 def test_a_run_from_the_command_line_draws_beside_the_working_folder(bucket, tmp_path):
     path = FORMS[5](PICTURES, tmp_path / "data")["path"]
@@ -149,10 +197,26 @@ def test_a_run_from_the_command_line_draws_beside_the_working_folder(bucket, tmp
     assert "conv1: 1 of 1 blocks mined" in state.stdout
 
 
+def test_of_two_runs_that_create_a_lease_in_a_bucket_one_does(bucket):
+    path = f"{bucket}/run.zarr/progress/lease-1/zarr.json"
+    assert [files.create(path, document) for document in (b"one", b"two")] == [True, False]
+    assert files.read(path) == b"one"
+    files.write(path, b"renewed")
+    assert files.list_sizes(f"{bucket}/run.zarr") == {"progress/lease-1/zarr.json": 7}
+    files.delete(path)
+    assert files.read(path) is None
+    with hold_lease(f"{bucket}/run.zarr") as lease:
+        lease.renew()
+        lease.check()
+        with pytest.raises(BusyError), hold_lease(f"{bucket}/run.zarr"):
+            pytest.fail("two hold it")
+    assert files.list_sizes(f"{bucket}/run.zarr") == {}
+
+
 def test_what_is_not_there_is_one_sentence(bucket):
     with pytest.raises(InputError, match="there is no data at s3://shelf/nothing"):
-        shards.find(f"{bucket}/nothing")
-    with pytest.raises(InputError, match=r"cannot be written: there is no s3://attic|cannot be reached"):
+        find_dataset(f"{bucket}/nothing")
+    with pytest.raises((InputError, OSError), match=r"cannot be written: there is no s3://attic|cannot be reached"):
         check_writable("s3://attic/run.zarr")
     with pytest.raises(InputError, match="there is no store at"):
         Store.open(f"{bucket}/run.zarr")
@@ -162,6 +226,6 @@ def test_a_server_that_does_not_answer_is_one_sentence(monkeypatch):
     for name, value in environment("http://127.0.0.1:9", "k", "s").items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(InputError, match="cannot be reached"):
-        shards.find("s3://shelf/data")
+    with pytest.raises(OSError, match="cannot be reached"):
+        find_dataset("s3://shelf/data")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -18,11 +18,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline import shards
-from pipeline.decode import decode
-from pipeline.errors import DecodeError, InputError
-from pipeline.shards import Dataset, Shard, photos
 from tests.conftest import peak_kib, write_tar
+from topnine.pipeline.data import photos
+from topnine.pipeline.data.dataset import find_dataset
+from topnine.pipeline.data.decode import decode
+from topnine.pipeline.data.entry import Dataset, Shard
+from topnine.pipeline.data.keys import unique_keys
+from topnine.pipeline.data.listing import join
+from topnine.pipeline.data.reader import list_images, open_reader
+from topnine.pipeline.errors import DecodeError, InputError
 
 SECONDS_EACH = 20
 GROWTH_MIB = 600  # one decoded image of a mutated size may take data.max_pixels; this bounds it to that
@@ -33,17 +37,17 @@ def originals(count: int) -> list[bytes]:
     """Real JPEGs, the smaller ones: those of ImageNet-500, or the demo's photographs encoded as JPEG."""
     data = os.environ.get("TOPNINE_TEST_DATA")
     if data and Path(data).is_dir():
-        dataset = shards.find(f"{data}/data/imagenet-500")
-        entries = [(n, entry) for n, shard in enumerate(dataset.shards) for entry in shards.scan(shard)]
+        dataset = find_dataset(f"{data}/data/imagenet-500")
+        entries = [(n, entry) for n, shard in enumerate(dataset.shards) for entry in list_images(shard)]
         entries = sorted(entries, key=lambda pair: pair[1].size)[:count]
-        with shards.opened(dataset) as reader:
-            return [reader.read(number, entry.offset, entry.size) for number, entry in entries]
+        with open_reader(dataset) as reader:
+            return [reader.read(number, entry.offset, entry.size, entry.key) for number, entry in entries]
     with tempfile.TemporaryDirectory() as folder:
         photos.write_shards(Path(folder))
-        dataset = shards.find(folder)
-        entries = [(0, entry) for entry in shards.scan(dataset.shards[0])[:count]]
-        with shards.opened(dataset) as reader:
-            return [_as_jpeg(reader.read(number, entry.offset, entry.size)) for number, entry in entries]
+        dataset = find_dataset(folder)
+        entries = [(0, entry) for entry in list_images(dataset.shards[0])[:count]]
+        with open_reader(dataset) as reader:
+            return [_as_jpeg(reader.read(number, entry.offset, entry.size, entry.key)) for number, entry in entries]
 
 
 def _as_jpeg(data: bytes) -> bytes:
@@ -69,12 +73,12 @@ def mutate(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 def fuzz_images(count: int, seed: int = 0) -> Counter:
     """Decode so many mutated JPEGs; count what became of them."""
-    rng, images, found = np.random.default_rng(seed), originals(60), Counter()
+    rng, images, counts = np.random.default_rng(seed), originals(60), Counter()
     for _ in range(count):
         data = mutate(images[rng.integers(len(images))], images[rng.integers(len(images))], rng)
-        found[outcome(data)] += 1
-    assert sum(found.values()) == count
-    return found
+        counts[outcome(data)] += 1
+    assert sum(counts.values()) == count
+    return counts
 
 
 def outcome(data: bytes) -> str:
@@ -92,7 +96,7 @@ def outcome(data: bytes) -> str:
 
 def fuzz_tars(count: int, seed: int = 0) -> Counter:
     """Scan and read so many mutated tars; every entry becomes an image or a damaged one."""
-    rng, images, found = np.random.default_rng(seed), originals(8), Counter()
+    rng, images, counts = np.random.default_rng(seed), originals(8), Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tar"
         members = [(f"{'long/' * (30 * (i % 3))}{i}.jpg", image) for i, image in enumerate(images)]
@@ -102,8 +106,8 @@ def fuzz_tars(count: int, seed: int = 0) -> Counter:
             headers = [member.offset for member in container]
         for _ in range(count):
             path.write_bytes(mutate_tar(good, headers, rng))
-            found.update(entries_of(path))
-    return found
+            counts.update(entries_of(path))
+    return counts
 
 
 def mutate_tar(data: bytes, headers: list[int], rng: np.random.Generator) -> bytes:
@@ -113,8 +117,8 @@ def mutate_tar(data: bytes, headers: list[int], rng: np.random.Generator) -> byt
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         at = headers[rng.integers(len(headers))]
-        place = at + int(rng.choice([0, 100, 124, 130, 148, 156, 257, 345])) + int(rng.integers(8))
-        changed[place] = int(rng.choice([0, 0x20, 0x30, 0x37, 0x80, 0xFF]))
+        byte = at + int(rng.choice([0, 100, 124, 130, 148, 156, 257, 345])) + int(rng.integers(8))
+        changed[byte] = int(rng.choice([0, 0x20, 0x30, 0x37, 0x80, 0xFF]))
         if rng.random() < 0.7:  # a header that is wrong but has its checksum right
             header = changed[at : at + 512]
             header[148:156] = b" " * 8
@@ -125,20 +129,21 @@ def mutate_tar(data: bytes, headers: list[int], rng: np.random.Generator) -> byt
 def entries_of(path: Path) -> Counter:
     """Scan a tar and decode its images; the counts add up to its entries, or the tar is refused as a whole."""
     signal.alarm(SECONDS_EACH)
-    found: Counter = Counter()
+    counts: Counter = Counter()
     shard = Shard(path.name, str(path), "tar", path.stat().st_size, 0.0)
     try:
-        entries = shards.scan(shard)
-        keys = shards.unique_keys([(shard.name, entry) for entry in entries])
+        entries = list_images(shard)
+        keys = unique_keys(join(Dataset("a", (shard,)), [entries]))
         assert len(set(keys)) == len(entries)
-        with shards.opened(Dataset("a", (shard,))) as reader:
+        with open_reader(Dataset("a", (shard,))) as reader:
             for entry in entries:
                 if entry.damage:
-                    found["damaged"] += 1
+                    counts["damaged"] += 1
                 else:
-                    found[outcome(reader.read(0, entry.offset, entry.size))] += 1
-        assert sum(found.values()) == len(entries)
-        return found
+                    counts[outcome(reader.read(0, entry.offset, entry.size, entry.key))] += 1
+        assert sum(counts.values()) == len(entries)
+        counts["incomplete"] += bool(entries.missing)
+        return counts
     except InputError as error:
         assert str(path) in str(error)
         return Counter(refused=1)

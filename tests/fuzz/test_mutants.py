@@ -7,10 +7,10 @@ from tests.conftest import REPOSITORY
 
 
 def test_mutated_images_and_tars_are_decoded_or_counted_as_damaged():
-    found = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.mutants", "1000", "100"],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "'damaged'" in found.stdout
-    assert "'decoded'" in found.stdout
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "'damaged'" in finished.stdout
+    assert "'decoded'" in finished.stdout

@@ -29,7 +29,8 @@ def rectifier(x):
 
 def pooling(x, layer):
     options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
-    y, switches = F.max_pool2d(x, *options, return_indices=True)
+    _, switches = F.max_pool2d(agreeing(x), *options, return_indices=True)
+    y = x.flatten(2).gather(2, switches.flatten(2)).view_as(switches)
 
     def down(g):
         back = torch.zeros_like(x).flatten(2)
@@ -39,6 +40,14 @@ def pooling(x, layer):
         return back.reshape(x.shape)
 
     return y, down
+
+
+def agreeing(x):
+    """Doubles that are the same where they differ by rounding alone, so that the first of them is the maximum."""
+    if x.dtype != torch.float64:
+        return x
+    unit = 2.0**-42 * x.abs().max()
+    return (x / unit).round() * unit
 
 
 def normalisation(x, layer):

@@ -1,20 +1,22 @@
 """Projections against networks run up and down by hand."""
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.config import NetworkConfig
-from pipeline.deconvnet import Rules, project
-from pipeline.graph import trace
-from pipeline.layers import find_layers
-from pipeline.networks import ARCHITECTURES, load
-from pipeline.taps import read_taps
 from tests.families import CHAINS, FAMILIES, SMOOTH
 from tests.oracle.chains import run_up
+from topnine.pipeline.compute.deconvnet import Rules, project
+from topnine.pipeline.config.sections import NetworkConfig
+from topnine.pipeline.network.layers import find_layers
+from topnine.pipeline.network.loading import load_network
+from topnine.pipeline.network.registry import ARCHITECTURES
+from topnine.pipeline.network.taps import read_taps
+from topnine.pipeline.network.tracing.recording import trace
 
 torch.manual_seed(0)
 
@@ -22,8 +24,16 @@ EVERY_LAYER = [(name, layer) for name in CHAINS for layer in ARCHITECTURES[name]
 
 
 def double(name):
-    network = load(NetworkConfig(name=name, weights="bundled" if name == "tiny_zfnet" else "random"), "cpu")
+    network = load_network(NetworkConfig(name=name, weights="bundled" if name == "tiny_zfnet" else "random"))
     return copy.deepcopy(network.module).double()
+
+
+@cache  # the tests of a network's layers follow each other
+def traced(name, images, size):
+    """A network in float64, an input, and its graph."""
+    module = double(name)
+    pixels = torch.randn(images, 3, size, size, dtype=torch.float64)
+    return module, pixels, trace(module, pixels[:1])
 
 
 def some_hits(maps, count):
@@ -37,10 +47,7 @@ def some_hits(maps, count):
 
 @pytest.mark.parametrize(("name", "layer"), EVERY_LAYER)
 def test_projections_are_those_of_the_chain_run_down_by_hand(name, layer):
-    module = double(name)
-    size = 64 if name == "vgg16" else 96
-    pixels = torch.randn(3, 3, size, size, dtype=torch.float64)
-    graph = trace(module, pixels)
+    module, pixels, graph = traced(name, 3, 64 if name == "vgg16" else 96)
     (found,) = find_layers(graph, ARCHITECTURES[name].layers, layer)
     maps, down = run_up(name, module, layer, pixels)
     filters, row, column = some_hits(maps, 3)
@@ -65,13 +72,12 @@ OTHERS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "layer"), EVERY_LAYER + OTHERS)
 def test_parts_of_the_image_give_what_the_whole_gives(name, layer):
-    module = double(name)
     rules = Rules("gradient" if name in SMOOTH else "deconvnet")
     size = {"vgg16": 112}.get(
         name, 225 if name in CHAINS and name != "resnet18" else 160
     )  # 225: no multiple of a stride
-    pixels = torch.randn(1, 3, size, size, dtype=torch.float64)
-    (found,) = find_layers(trace(module, pixels), ARCHITECTURES[name].layers, layer)
+    module, pixels, graph = traced(name, 1, size)
+    (found,) = find_layers(graph, ARCHITECTURES[name].layers, layer)
     maps = read_taps(module, pixels, {"x": found.tap}, torch.clone)["x"]
     height, width = maps.shape[2:]
     for row, column in ((0, 0), (height // 2, width // 2), (height - 1, 1), (height - 2, width - 1)):
@@ -139,6 +145,35 @@ def test_overwrite_keeps_the_last_region_that_chose_a_position():
     assert not np.allclose(found.numpy(), project_last(module, pixels, Rules())[3].numpy())
 
 
+class WithSwitches(torch.nn.Module):
+    """A pooling that also gives its switches, which nobody reads."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x):
+        return self.pool(x)[0]
+
+
+@pytest.mark.parametrize("pooling", ["sum", "overwrite"])
+@pytest.mark.parametrize(
+    ("plain", "with_switches"),
+    [
+        (torch.nn.MaxPool2d(3, 2), torch.nn.MaxPool2d(3, 2, return_indices=True)),
+        (torch.nn.AdaptiveMaxPool2d(6), torch.nn.AdaptiveMaxPool2d(6, return_indices=True)),
+    ],
+)
+def test_a_pooling_that_gives_its_switches_is_one_like_any_other(plain, with_switches, pooling):
+    first, second = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)
+    pixels, found = torch.randn(2, 3, 15, 15, dtype=torch.float64), {}
+    for name, pool in (("plain", plain), ("with switches", WithSwitches(with_switches))):
+        module = small(first, torch.nn.ReLU(), pool, second, torch.nn.ReLU())
+        found[name] = {rule: project_last(module, pixels, Rules(pooling=rule))[3] for rule in ("sum", "overwrite")}
+    assert torch.equal(found["plain"][pooling], found["with switches"][pooling])
+    assert not torch.equal(found["plain"]["sum"], found["plain"]["overwrite"])
+
+
 def test_lrn_passes_back_unchanged_by_identity_and_by_its_derivative_else():
     module = small(
         torch.nn.Conv2d(3, 6, 3), torch.nn.LocalResponseNorm(5, 1.0), torch.nn.Conv2d(6, 2, 3), torch.nn.ReLU()
@@ -153,7 +188,7 @@ def test_lrn_passes_back_unchanged_by_identity_and_by_its_derivative_else():
 
 
 def test_the_users_network_is_not_changed():
-    network = load(NetworkConfig(name="resnet18", weights="random", seed=0), "cpu")
+    network = load_network(NetworkConfig(name="resnet18", weights="random", seed=0))
     before = {name: (id(module), type(module)) for name, module in network.module.named_modules()}
     pixels = torch.randn(2, 3, 64, 64)
     expected = network.module(pixels)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import NetworkConfig
-from pipeline.deconvnet import Rules, project
-from pipeline.graph import trace
-from pipeline.layers import find_layers
-from pipeline.networks import load
+from topnine.pipeline.compute.deconvnet import Rules, project
+from topnine.pipeline.config.sections import NetworkConfig
+from topnine.pipeline.network.layers import find_layers
+from topnine.pipeline.network.loading import load_network
+from topnine.pipeline.network.tracing.recording import trace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the peers' own making
 
@@ -21,7 +21,7 @@ ENDS = {"alexnet": {"conv1": 2, "conv3": 8, "conv5": 12}, "vgg16": {"conv1_2": 4
 def case(request):
     """The convolutions up to a layer, pixels, the strongest unit, its activation, and what is projected here."""
     name, layer = request.param
-    network = load(NetworkConfig(name=name), "cpu")
+    network = load_network(NetworkConfig(name=name, weights="random"))
     module = copy.deepcopy(network.module).double()
     torch.manual_seed(0)
     pixels = torch.randn(1, 3, 128, 128, dtype=torch.float64)

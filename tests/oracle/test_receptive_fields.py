@@ -4,20 +4,31 @@ In float64, with weights 1/fan-in, normalisation and activation functions the id
 average pooling, every pixel that can reach a unit does so with a positive weight.
 """
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pipeline.graph import operation_name, trace
-from pipeline.layers import find_layers
-from pipeline.networks import ARCHITECTURES
-from pipeline.taps import read_taps
 from tests.families import FAMILIES
+from topnine.pipeline.network.graph import Graph, operation_name
+from topnine.pipeline.network.layers import find_layers
+from topnine.pipeline.network.registry import ARCHITECTURES
+from topnine.pipeline.network.taps import read_taps
+from topnine.pipeline.network.tracing.recording import trace
 
 # Those that have a module for every function.
 PLAIN = ["zfnet", "tiny_zfnet", "alexnet", "vgg16", "squeezenet1_0", "resnet18"]
 EVERY_LAYER = [(name, layer) for name in PLAIN for layer in ARCHITECTURES[name].layers]
+
+
+@cache  # the tests of a network's layers follow each other
+def traced(name: str, size: int) -> tuple[nn.Module, Graph]:
+    """A network with random weights, and its graph for an input size."""
+    module = ARCHITECTURES[name].build().eval()
+    return module, trace(module, torch.zeros(1, 3, size, size))
 
 
 def linear(module: nn.Module) -> nn.Module:
@@ -61,9 +72,9 @@ def test_the_field_is_the_support_of_the_gradient(name, layer):
     architecture = ARCHITECTURES[name]
     size = {"resnet18": 512, "vgg16": 256}.get(name, 224)
     pixels = torch.zeros(1, 3, size, size)
-    module = architecture.build().eval()
-    (found,) = find_layers(trace(module, pixels), architecture.layers, layer)
-    exact = linear(module).double()
+    module, graph = traced(name, size)
+    (found,) = find_layers(graph, architecture.layers, layer)
+    exact = linear(copy.deepcopy(module)).double()
     variable = pixels.double().requires_grad_(True)
     maps = maps_of(exact, found.module, variable)
     height, width = maps.shape[2:]

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import shards
-from pipeline.decode import decode
-from pipeline.patches import window_size
-from pipeline.store import Store
-from stages.deconvolve import deconvolve_filters
-from tests.conftest import run_stages, write_tar
+from tests.conftest import normalised, run_stages, write_tar
 from tests.oracle.chains import run_all, run_up
+from topnine.pipeline.compute.patches import patch_size
+from topnine.pipeline.data.decode import decode
+from topnine.pipeline.data.reader import list_images, open_reader
+from topnine.pipeline.store.store import Store
+from topnine.stages.deconvolve import DeconvolveTask, deconvolve_filters
+from topnine.stages.settings import projection_settings
 
 NETWORKS = [
     ("tiny_zfnet", "configs/demo.toml", "bundled", 96),
@@ -34,14 +35,14 @@ def shard(some_photos, tmp_path_factory):
 
 def single_images(plan):
     """Every image of the plan's one shard on its own, decoded and normalised; None where it cannot be."""
-    with shards.opened(plan.dataset) as reader:
-        for entry in shards.scan(plan.dataset.shards[0]):
+    with open_reader(plan.dataset) as reader:
+        for entry in list_images(plan.dataset.shards[0]):
             if entry.key == "broken":
                 yield None
                 continue
-            data = reader.read(0, entry.offset, entry.size)
+            data = reader.read(0, entry.offset, entry.size, entry.key)
             pixels = torch.from_numpy(decode(data, plan.config.decode.resize, plan.config.decode.crop).pixels.copy())
-            yield plan.network().architecture.normalise(pixels[None])
+            yield normalised(pixels[None], plan.network.architecture)
 
 
 @pytest.mark.slow
@@ -54,7 +55,7 @@ def test_projections_are_the_same_bytes_for_the_same_batches_and_nearly_so_for_o
         store = Store.open(plan.config.store, write=True)
         store.set_fingerprint("deconvolve", None, plan.layers[0].name)
         run_stages(plan, "deconvolve")
-        found.append(store.read_layer(plan.layers[0].name, "projection"))
+        found.append(store.layer(plan.layers[0].name).read("projection"))
     assert np.array_equal(found[0], found[1])
     scale = np.abs(found[0]).max(axis=(2, 3, 4), keepdims=True)
     assert (scale > 0).any()
@@ -71,7 +72,7 @@ def test_a_run_stores_what_single_images_give(planned, shard, request, name, con
     )  # fmt: skip
     run_stages(plan, "index", "mine", "rank")
     store = Store.open(plan.config.store, write=True)
-    module = plan.network().module
+    module = plan.network.module
     images = list(single_images(plan))
     names = [layer.name for layer in plan.layers]
     with torch.no_grad():
@@ -84,12 +85,12 @@ def test_a_run_stores_what_single_images_give(planned, shard, request, name, con
 
 
 def check_activations(store, layer, maps):
-    stored = store.read_activation(layer.name, slice(0, store.images))
-    row, column = (np.asarray(store._array(f"layers/{layer.name}/{axis}")[:]) for axis in ("row", "column"))
+    stored = store.layer(layer.name).read_activation(slice(0, len(store.images)))
+    row, column = store.layer(layer.name).read_mined(slice(None))[1:]
     expected = np.stack([np.full(layer.filters, np.nan) if m is None else m[0].amax((1, 2)).numpy() for m in maps])
     tolerance = 1e-5 * np.nanmax(expected, axis=0)
     bad = np.isnan(expected[:, 0])
-    assert bad.tolist() == [key == "broken" for key in store.image_columns(["key"])[0]]
+    assert bad.tolist() == [key == "broken" for key in store.images.columns(["key"])[0]]
     assert np.isnan(stored[bad]).all()
     assert (row[bad] == 0).all()
     assert (np.abs(stored[~bad] - expected[~bad]) <= tolerance).all()
@@ -99,31 +100,33 @@ def check_activations(store, layer, maps):
 
 
 def check_ranking(store, layer):
-    stored = store.read_activation(layer.name, slice(0, store.images))
-    ranking = store.read_ranking(layer.name)
+    stored = store.layer(layer.name).read_activation(slice(0, len(store.images)))
+    ranking = store.layer(layer.name).read_ranking()
     for f in range(layer.filters):
         strongest = sorted((-value, image) for image, value in enumerate(stored[:, f].tolist()) if value > 0)[:9]
         assert ranking.image[f].tolist() == [image for _, image in strongest] + [-1] * (9 - len(strongest))
         assert ranking.activation[f, : len(strongest)].tolist() == [-value for value, _ in strongest]
-    maximum, mean, active = (store.read_layer(layer.name, name) for name in ("maximum", "mean", "active_fraction"))
+    maximum, mean, active = (
+        store.layer(layer.name).read(name) for name in ("max_activation", "mean_activation", "active_fraction")
+    )
     assert np.array_equal(maximum, np.nanmax(stored, axis=0))
     assert np.allclose(mean, np.nanmean(stored, axis=0, dtype=np.float64))
     assert np.allclose(active, (stored > 0).sum(axis=0) / np.isfinite(stored[:, 0]).sum())
 
 
 def check_projections(store, plan, layer, name, images):
-    store.create_patches(layer.name, *window_size(layer.field, plan.config.decode.crop))
-    deconvolve_filters(range(FILTERS), plan, layer, 2)
+    store.layer(layer.name).create_patches(*patch_size(layer.field, plan.config.decode.crop))
+    deconvolve_filters(range(FILTERS), DeconvolveTask(store.access, projection_settings(plan, layer, 2)))
     filters = slice(0, FILTERS)
-    ranking = store.read_ranking(layer.name, filters)
-    patch, projection, box = (store.read_layer(layer.name, n, filters) for n in ("patch", "projection", "box"))
+    ranking = store.layer(layer.name).read_ranking(filters)
+    patch, projection, box = (store.layer(layer.name).read(n, filters) for n in ("patch", "projection", "box"))
     for f in range(0, FILTERS):
         for rank in (0, 4, 8):
             image = ranking.image[f, rank]
             if image < 0:
                 assert (box[f, rank] == -1).all()
                 continue
-            maps, down = run_up(name, plan.network().module, layer.name, images[image])
+            maps, down = run_up(name, plan.network.module, layer.name, images[image])
             seed = torch.zeros_like(maps)
             place = 0, f, ranking.row[f, rank], ranking.column[f, rank]
             seed[place] = maps[place]
@@ -132,5 +135,5 @@ def check_projections(store, plan, layer, name, images):
             found = projection[f, rank]
             assert np.abs(found - expected[top:bottom, left:right]).max() <= 1e-5 * np.abs(expected).max()
             assert np.abs(expected).sum() == pytest.approx(np.abs(expected[top:bottom, left:right]).sum(), rel=1e-5)
-            again = plan.network().architecture.normalise(torch.from_numpy(patch[f, rank])[None])
+            again = normalised(torch.from_numpy(patch[f, rank])[None], plan.network.architecture)
             assert torch.equal(again, images[image][:, :, top:bottom, left:right])

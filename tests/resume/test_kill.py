@@ -30,7 +30,7 @@ class Driver:
 
     def __init__(self, store: Path, log: Path) -> None:
         settings = [f"--set={key.replace('__', '.')}={value}" for key, value in SETTINGS.items()]
-        command = [sys.executable, "-m", "stages.cli", "run", "--cluster", "local", "--store", str(store), *settings]
+        command = [sys.executable, "-m", "topnine", "run", "--cluster", "local", "--store", str(store), *settings]
         preload = {"DASK_DISTRIBUTED__WORKER__PRELOAD": '["tests.faults"]', "TOPNINE_TEST_LOG": str(log)}
         self.errors = log.with_suffix(".err")
         with self.errors.open("a") as errors:
@@ -80,7 +80,7 @@ def marked(store: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("kills", [30])
+@pytest.mark.parametrize("kills", [30 if os.environ.get("TOPNINE_TORTURE") else 6])
 def test_killed_runs_end_with_the_bytes_of_one_that_was_not(undisturbed, tmp_path, kills):
     chance = random.Random(kills)
     done, round_ = 0, 0

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.classifier import classify, find_classifier
-from pipeline.config import NetworkConfig
-from pipeline.errors import InputError
-from pipeline.graph import trace
-from pipeline.networks import load, trace_shapes
-from pipeline.taps import find_tap
+from topnine.pipeline.config.sections import NetworkConfig
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.network.classifier import classify, find_classifier
+from topnine.pipeline.network.loading import load_network, trace_shapes
+from topnine.pipeline.network.taps import find_tap
+from topnine.pipeline.network.tracing.recording import trace
 
 
 def read_input(network, module, pixels):
@@ -31,7 +31,7 @@ def read_input(network, module, pixels):
     ],
 )
 def test_the_classifier_is_read_as_the_network_runs(name, last, first, size):
-    network = load(NetworkConfig(name=name), "cpu").module
+    network = load_network(NetworkConfig(name=name, weights="random")).module
     torch.manual_seed(0)
     pixels = torch.randn(3, 3, size, size)
     graph = trace(network, pixels)
@@ -49,7 +49,7 @@ def test_probabilities_are_not_made_probabilities_twice():
     network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 5), nn.Softmax(dim=1)).eval()
     pixels = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
-        answer = classify(network, pixels, find_classifier(trace(network, pixels)))
+        answer = classify(network, pixels, find_classifier(trace(network, pixels)), {})
         assert torch.equal(answer.probability, network(pixels))
 
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from pipeline.decode import Geometry, decode
-from pipeline.errors import DecodeError
 from tests.conftest import encode, noise
+from topnine.pipeline.data.decode import Geometry, decode
+from topnine.pipeline.errors import DecodeError
 
 SIZES = [(375, 500), (500, 375), (256, 256), (224, 300), (100, 900), (301, 257), (97, 96)]
 
@@ -16,9 +16,9 @@ SIZES = [(375, 500), (500, 375), (256, 256), (224, 300), (100, 900), (301, 257),
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_pixels_are_those_of_resizing_the_whole_image(height, width):
     smooth = Image.fromarray(noise(1, 12, 12)).resize((width, height), Image.Resampling.BICUBIC)
-    found = decode(encode(np.asarray(smooth)), resize=256, crop=224).pixels
+    pixels = decode(encode(np.asarray(smooth)), resize=256, crop=224).pixels
     reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(smooth)
-    assert np.abs(found.astype(int) - np.asarray(reference)).max() <= 1
+    assert np.abs(pixels.astype(int) - np.asarray(reference)).max() <= 1
 
 
 def photographs(test_data):
@@ -69,9 +69,9 @@ def test_the_way_back_leads_to_where_the_pixels_were(height, width):
     bright = np.zeros((height, width, 3), np.uint8)
     top, left, bottom, right = (round(edge) for edge in geometry.to_source(10, 20, 30, 40))
     bright[top:bottom, left:right] = 255
-    found = np.argwhere(decode(encode(bright), 64, 48).pixels[..., 0] > 127)
-    assert np.abs(found.min(axis=0) - (10, 20)).max() <= 1
-    assert np.abs(found.max(axis=0) - (29, 39)).max() <= 1
+    bright_pixels = np.argwhere(decode(encode(bright), 64, 48).pixels[..., 0] > 127)
+    assert np.abs(bright_pixels.min(axis=0) - (10, 20)).max() <= 1
+    assert np.abs(bright_pixels.max(axis=0) - (29, 39)).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])

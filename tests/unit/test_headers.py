@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from pipeline.shards.headers import BLOCK, walk
+from topnine.pipeline.data.forms.headers import BLOCK, walk
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 NAMES = ["a.jpg", "folder/" * 12 + "b.jpg", "é図.jpg", "x" * 99 + ".jpg", "c d.jpg", "./d.jpg", "/e.jpg", "../f.jpg"]
@@ -46,24 +46,43 @@ def test_sizes_beyond_eight_gigabytes_are_read_from_headers_alone():
 
 def test_a_cut_names_the_member_it_hits():
     data = make(tarfile.USTAR_FORMAT, ["a.jpg", "b.jpg"], (5000,))
-    found = members(data[: 512 + 5120 + 512 + 2000])
-    assert [member.name for member in found] == ["a.jpg", "b.jpg"]
-    assert found[1].damage == "needs bytes 6144..11144, the file ends at 8144"
+    listed = members(data[: 512 + 5120 + 512 + 2000])
+    assert [(member.name, member.damage) for member in listed] == [("a.jpg", ""), ("b.jpg", "")]
+    assert listed[1].missing == "member b.jpg needs the bytes up to 11,144, and it ends at 8,144"
 
 
 def test_a_cut_between_members_is_seen_by_the_missing_end():
     data = make(tarfile.USTAR_FORMAT, ["a.jpg", "b.jpg"], (5000,))
-    found = members(data[: 512 + 5120])
-    assert [member.name for member in found] == ["a.jpg", ""]
-    assert "without its end mark" in found[1].damage
+    listed = members(data[: 512 + 5120])
+    assert [member.name for member in listed] == ["a.jpg", ""]
+    assert listed[1].missing == "it ends at 5,632 without a tar's closing blocks"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_cut_anywhere_is_seen_and_what_is_before_it_is_whole(name):
+    data = make(FORMATS[name], ["a.jpg", "é" * 40 + "b.jpg", "c.jpg"], (700,))
+    whole = [member for member in members(data) if not member.missing]
+    assert len(whole) == 3
+    end = max(member.offset + member.size for member in whole) + -700 % BLOCK
+    for cut in range(1, len(data), 100):
+        listed = members(data[:cut])
+        assert (listed[-1].missing == "") == (cut >= end + BLOCK)
+        assert [m for m in listed if not m.missing] == [m for m in whole if m.offset + m.size <= cut]
+
+
+def test_a_copy_whose_space_was_reserved_is_not_taken_for_a_shorter_tar():
+    data = make(tarfile.USTAR_FORMAT, ["a.jpg", "b.jpg"], (5000,))
+    assert members(data + bytes(2**19))[-1].missing == ""
+    (_, last) = members(data[:5632] + bytes(2**21))
+    assert last.missing == "2,097,152 bytes follow where it has its closing blocks, at 5,632"
 
 
 def test_after_garbage_it_goes_on_at_the_next_header():
     data = make(tarfile.USTAR_FORMAT, ["a.jpg"], (100,))[: 2 * BLOCK]
     rest = make(tarfile.USTAR_FORMAT, ["b.jpg"], (100,))
-    found = members(data + b"\xa5" * 3 * BLOCK + rest)
-    assert [member.name for member in found] == ["a.jpg", "", "b.jpg"]
-    assert found[1].damage == "bytes 1024..2560 are no members of a tar"
+    listed = members(data + b"\xa5" * 3 * BLOCK + rest)
+    assert [member.name for member in listed] == ["a.jpg", "", "b.jpg"]
+    assert listed[1].damage == "bytes 1024..2560 are no members of a tar"
 
 
 @pytest.mark.parametrize(
@@ -73,8 +92,8 @@ def test_after_garbage_it_goes_on_at_the_next_header():
 def test_what_is_no_plain_file_says_so(kind, words):
     member = tarfile.TarInfo("x.jpg")
     member.type, member.linkname = kind, "/etc/passwd"
-    (found, *_) = members(member.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
-    assert found.damage == f"is {words}, not a plain file"
+    (only, *_) = members(member.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    assert only.damage == f"is {words}, not a plain file"
 
 
 HOSTILE = {
@@ -86,13 +105,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_size_is_damage(name):
-    place, field = HOSTILE[name]
+    offset, field = HOSTILE[name]
     header = bytearray(tarfile.TarInfo("x.jpg").tobuf(tarfile.USTAR_FORMAT))
-    header[place : place + len(field)] = field
+    header[offset : offset + len(field)] = field
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
-    found = members(bytes(header) + make(tarfile.USTAR_FORMAT, ["b.jpg"]))
-    assert [member.name for member in found] == ["", "b.jpg"]
+    listed = members(bytes(header) + make(tarfile.USTAR_FORMAT, ["b.jpg"]))
+    assert [member.name for member in listed] == ["", "b.jpg"]
 
 
 @pytest.mark.parametrize("record", [b"9" * 5000 + b" size=3\n", "12 size=²²\n".encode(), b"11 size=-3\n"])

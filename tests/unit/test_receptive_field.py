@@ -1,8 +1,9 @@
 import pytest
 
-from pipeline.layers import find_layers
-from pipeline.networks import ARCHITECTURES, trace_shapes
-from pipeline.receptive_field import Axis, ReceptiveField
+from topnine.pipeline.network.layers import find_layers
+from topnine.pipeline.network.loading import trace_shapes
+from topnine.pipeline.network.receptive_field import Axis, ReceptiveField
+from topnine.pipeline.network.registry import ARCHITECTURES
 
 KNOWN = {
     "alexnet": [11, 51, 99, 131, 163],
@@ -42,4 +43,4 @@ def test_a_field_larger_than_the_input_is_the_input():
 
 def test_attributes_are_a_pair_only_where_the_axes_differ():
     field = ReceptiveField(Axis(7, 2, -3), Axis(9, 2, -4))
-    assert field.attributes() == {"size": [7, 9], "stride": 2, "offset": [-3, -4]}
+    assert field.attributes() == {"size": [7, 9], "stride": 2, "offset": [-3, -4], "source": "graph"}

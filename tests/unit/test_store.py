@@ -1,4 +1,7 @@
+"""The store: its format on the disk, damage, what is redone, and what is refused."""
+
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -8,10 +11,14 @@ import pytest
 import xarray
 import zarr
 
-from pipeline.errors import InputError
-from pipeline.store import Store, check_writable
-from stages.mine import find_spans, find_todo
 from tests.conftest import encode, noise, plan_run, run_stages, write_tar
+from tests.doctests import ACTIVATION, LAYER, write_index, write_store
+from topnine.pipeline.errors import DamageError, InputError
+from topnine.pipeline.ranking.topk import top
+from topnine.pipeline.store.schema import mined_arrays
+from topnine.pipeline.store.store import Store, check_writable
+from topnine.pipeline.store.verification import Expected, find_damage, list_marked_layers, mend
+from topnine.stages.mine import find_spans, find_todo
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +28,7 @@ def shard(tmp_path_factory):
 
 
 SETTINGS = {"mine__layers": "1 5", "mine__block": 3}
+THREE = {"name": "three", "shards": [], "classes": []}
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +51,19 @@ def test_nothing_of_this_project_is_needed_to_read_it(plan):
         layer = xarray.open_zarr(plan.config.store, group="layers/conv5", consolidated=False)
         images = xarray.open_zarr(plan.config.store, group="images", consolidated=False)
     assert dict(layer.sizes) == {"image": 8, "filter": 128, "rank": 9, "y": 83, "x": 83, "rgb": 3, "corner": 4}
-    assert layer.attrs["receptive_field"] == {"size": 83, "stride": 8, "offset": -41}
-    assert layer.attrs["map"] == {"height": 12, "width": 12}
+    field = {"size": 83, "stride": 8, "offset": -41, "source": "graph"}
+    assert {key: layer.attrs[f"receptive_field_{key}"] for key in field} == field
+    assert (layer.attrs["map_height"], layer.attrs["map_width"]) == (12, 12)
     assert {name: str(layer[name].dtype) for name in layer} == {
         "activation": "float32", "row": "uint16", "column": "uint16", "top_image": "int64", "top_activation": "float32",
         "top_row": "int32", "top_column": "int32", "patch": "uint8", "projection": "float32", "box": "int32",
-        "maximum": "float32", "mean": "float32", "active_fraction": "float32",
+        "source_box": "float32", "tie": "bool", "max_activation": "float32", "mean_activation": "float32",
+        "active_fraction": "float32",
     }  # fmt: skip
     assert images.key.values.tolist() == ["0", "1", "2", "bad", "3", "4", "5", "6"]
     assert images.status.values.tolist() == [1, 1, 1, 2, 1, 1, 1, 1]
     assert images.reason.values.tolist()[3] == "not an image"
-    assert images.height.values.tolist() == [96, 96, 96, 0, 96, 96, 96, 96]
+    assert images.source_height.values.tolist() == [96, 96, 96, 0, 96, 96, 96, 96]
     assert np.isnan(layer.activation.values[3]).all()
     live = np.nonzero(layer.top_image.values[:, 0] >= 0)[0]
     strongest = layer.activation.values[layer.top_image.values[live, 0], live]
@@ -62,8 +72,9 @@ def test_nothing_of_this_project_is_needed_to_read_it(plan):
 
 
 def test_attributes_tell_how_it_was_made(plan):
-    attributes = zarr.open_group(plan.config.store, mode="r").attrs.asdict()
-    assert attributes["network"] == {"name": "tiny_zfnet", "weights": plan.digest}
+    attributes = Store.open(plan.config.store).attributes
+    assert (attributes["topnine_schema"], attributes["images"], attributes["block"]) == (3, 8, 3)
+    assert attributes["network"] == {"name": "tiny_zfnet", "weights": plan.network.digest}
     assert attributes["dataset"]["shards"][0]["name"] == "a.tar"
     assert attributes["preprocessing"]["crop"] == 96
     assert attributes["versions"].keys() >= {"topnine", "torch", "pillow"}
@@ -117,14 +128,14 @@ def test_a_layer_that_was_half_made_is_made_anew(plan, planned, shard):
 
 def test_stages_are_redone_only_when_their_settings_change(plan, planned, shard):
     store = Path(plan.config.store)
-    stamp = (store / "layers/conv5/top_image/zarr.json").stat().st_mtime_ns
-    projected = (store / "layers/conv5/projection/zarr.json").stat().st_mtime_ns
+    ranks, projections = store / "layers/conv5/top_image/c/0/0", store / "layers/conv5/projection/c/0/0/0/0/0"
+    stamp, projected = ranks.stat().st_mtime_ns, projections.stat().st_mtime_ns
     run_stages(plan, "index", "mine", "rank", "deconvolve")
-    assert (store / "layers/conv5/projection/zarr.json").stat().st_mtime_ns == projected
+    assert projections.stat().st_mtime_ns == projected
     changed = planned(data__path=shard, mine__layers="5", mine__block=3, deconvolve__rule="guided")
     run_stages(changed, "index", "mine", "rank", "deconvolve")
-    assert (store / "layers/conv5/top_image/zarr.json").stat().st_mtime_ns == stamp
-    assert (store / "layers/conv5/projection/zarr.json").stat().st_mtime_ns > projected
+    assert ranks.stat().st_mtime_ns == stamp
+    assert projections.stat().st_mtime_ns > projected
 
 
 @pytest.mark.parametrize(
@@ -156,3 +167,163 @@ def test_a_store_can_only_be_made_where_nothing_is_in_the_way(tmp_path):
             check_writable(str(tmp_path / path))
     with pytest.raises(InputError, match="there is no store"):
         Store.open(str(tmp_path / "empty"))
+
+
+@pytest.fixture
+def small(tmp_path) -> str:
+    """The path of a finished store that no stage has written."""
+    return write_store(str(tmp_path / "small.zarr"))
+
+
+def test_a_handle_reads_what_another_wrote(small):
+    store = Store.open(small)
+    assert (len(store.images), store.images.block, store.images.blocks) == (6, 4, 2)
+    assert [store.images.rows(block) for block in range(2)] == [slice(0, 4), slice(4, 6)]
+    key, status = store.images.columns(("key", "status"), np.array([3, 0]))
+    assert (key.tolist(), status.tolist()) == (["bad", "cat-0"], [2, 1])
+    layer = store.layer("conv1")
+    assert layer.attributes == {**LAYER, "fingerprints": {"mine": {}, "rank": {}, "deconvolve": {}}}
+    assert layer.filters == 4
+    assert np.array_equal(layer.read_activation(slice(1, 4)), ACTIVATION[1:4], equal_nan=True)
+    assert np.array_equal(layer.read_filter(2), ACTIVATION[:, 2], equal_nan=True)
+    activation, row, column = layer.read_mined(slice(4, 6), slice(1, 3))
+    assert np.array_equal(activation, ACTIVATION[4:6, 1:3])
+    assert (row.shape, row.dtype, column.dtype) == ((2, 2), np.uint16, np.uint16)
+    assert layer.read_ranking(slice(2, 3)).image.tolist() == [[2, 1, 5, 0, -1, -1, -1, -1, -1]]
+    assert layer.read("max_activation", np.array([3, 0])).tolist() == [3, 2]
+
+
+def test_positions_are_looked_up_for_the_right_filters(small):
+    layer = Store.open(small, write=True).layer("conv1")
+    row = np.arange(24).reshape(6, 4)
+    for block, rows in enumerate((slice(0, 4), slice(4, 6))):
+        layer.write_block(block, ACTIVATION[rows], row[rows], row[rows] + 100)
+    ranking = layer.locate(top(ACTIVATION[:, 2:]), first_filter=2)
+    assert ranking.image[:, :4].tolist() == [[2, 1, 5, 0], [5, 1, 2, -1]]
+    assert ranking.row[:, :4].tolist() == [[10, 6, 22, 2], [23, 7, 11, -1]]
+    assert ranking.column[:, :4].tolist() == [[110, 106, 122, 102], [123, 107, 111, -1]]
+    nothing = layer.locate(top(np.zeros((6, 4), np.float32)))
+    assert (nothing.row == -1).all()
+    assert (nothing.column == -1).all()
+
+
+def test_a_ranking_counts_only_while_its_fingerprint_is_there(small):
+    store = Store.open(small, write=True)
+    ranking = store.layer("conv1").read_ranking()
+    with pytest.raises(AttributeError):
+        store.layer("conv1").write_ranking(ranking, None, {})
+    assert Store.open(small).fingerprint("rank", "conv1") is None
+    assert Store.open(small).fingerprint("mine", "conv1") == {}
+
+
+def test_layers_are_ordered_by_depth_then_name(tmp_path):
+    store = Store.create(str(tmp_path / "run.zarr"))
+    assert store.layers == []
+    write_index(store)
+    for name, depth in (("b", 2), ("c", 1), ("a", 2)):
+        store.add_layer(name, {**LAYER, "depth": depth}, {"made": name})
+    assert store.layers == Store.open(store.path).layers == ["c", "a", "b"]
+    assert list_marked_layers(store) == ["a", "b", "c"]
+    assert store.fingerprint("mine", "b") == {"made": "b"}
+
+
+def test_what_a_store_lacks_is_none_or_one_sentence(tmp_path):
+    store = Store.create(str(tmp_path / "run.zarr"))
+    assert store.fingerprint("index") is None
+    assert store.fingerprint("mine", "conv1") is None
+    with pytest.raises(DamageError, match=r"is damaged: it has no layer conv1\. `topnine run` makes it again"):
+        _ = store.layer("conv1").attributes
+    with pytest.raises(DamageError, match=r"is damaged: it has no images\. `topnine run` makes it again"):
+        len(store.images)
+    assert list_marked_layers(store) == []
+
+
+def test_a_damaged_index_entry_is_recorded_at_once(tmp_path):
+    store = Store.create(str(tmp_path / "run.zarr"))
+    images = np.arange(3)
+    columns = {"key": np.array(["a", "b", "c"], object), "shard": images, "offset": images, "byte_count": images}
+    damage = np.array(["", "ends early", ""], object)
+    store.write_index({**columns, "label": images - 1}, damage, 2, {"dataset": THREE}, {"data": "three"})
+    again = Store.open(store.path)
+    assert again.images.columns(["reason"])[0].tolist() == ["", "ends early", ""]
+    assert again.attributes["dataset"] == store.attributes["dataset"] == THREE
+    assert again.fingerprint("index") == {"data": "three"}
+
+
+def test_damage_is_told_from_what_was_never_written(small):
+    store, spec = Store.open(small), mined_arrays(6, 4, 4, 6, 6)["row"]
+
+    def find(spec, required=None):
+        expected = Expected("layers/conv1/row", spec, required, ("conv1",), "mine")
+        return [damage.text for damage in find_damage(store, expected)]
+
+    assert find(spec) == []
+    chunk = Path(small, "layers/conv1/row/c/1/0")
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    (problem,) = find(spec)
+    assert problem.startswith("layers/conv1/row/c/1/0 is damaged: ")
+    chunk.unlink()
+    assert find(spec) == find(spec, {(1, 0)}) == ["layers/conv1/row/c/1/0 is missing or empty"]
+    assert find(spec, {(0, 0)}) == []
+    chunk.write_bytes(b"")
+    assert find(spec) == ["layers/conv1/row/c/1/0 is missing or empty"]
+    assert find(spec, {(0, 0)}) == ["layers/conv1/row/c/1/0 is empty"]
+    larger = mined_arrays(7, 4, 4, 6, 6)["row"]
+    assert find(larger, ())[0] == "layers/conv1/row/zarr.json is not what the schema wants"
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_what_was_lost_of_images_is_taken_back_from_every_layer(small, thorough):
+    store = Store.open(small, write=True)
+    store.add_layer("conv2", {**LAYER, "number": 2}, {})
+    for block in range(2):
+        count = len(range(6)[store.images.rows(block)])
+        figures = dict.fromkeys(("source_height", "source_width", "difference_hash"), np.ones(count, np.int64))
+        store.images.write(block, {"reason": np.full(count, "", np.dtypes.StringDType()), **figures})
+        store.layer("conv2").write_block(block, *np.zeros((3, count, 4)))
+        store.progress.mark("conv2", block)
+    assert not [*mend(store, ["conv1", "conv2"], thorough)]
+    Path(small, "images/status/c/1").unlink()
+    Path(small, "layers/conv2/row/c/0/0").unlink()
+    lost = [*mend(store, ["conv1"], thorough)]
+    assert lost == ["images/status/c/1 is missing or empty"]
+    assert [store.progress.done_blocks(name) for name in ("conv1", "conv2")] == [{0}, {0}]
+    assert [*mend(store, ["conv2"], thorough)] == ["layers/conv2/row/c/0/0 is missing or empty"]
+    assert store.progress.done_blocks("conv2") == set()
+
+
+def test_discarding_deletes_everything_and_unfinished_files_alone(small):
+    partial = Path(small, "layers/conv1/row/c/1/0.abc.partial")
+    partial.write_bytes(b"half")
+    recent = Path(small, "layers/conv1/row/c/1/1.abc.partial")
+    recent.write_bytes(b"half")
+    os.utime(partial, (0, 0))
+    before = {path for path in Path(small).rglob("*") if path != partial}
+    store = Store.open(small, write=True)
+    store.discard_unfinished(recent=False)
+    assert set(Path(small).rglob("*")) == before
+    store.discard_unfinished(recent=True)
+    assert set(Path(small).rglob("*")) == before - {recent}
+    store.discard()
+    assert not Path(small).exists()
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ('{"zarr_format": 3, "node_type": "group", "attributes": {}}', "is a Zarr group, but no store of topnine's"),
+        (
+            '{"zarr_format": 3, "node_type": "group", "attributes": {"schema": 2}}',
+            "has schema 2, which an older topnine wrote; this one reads schema 3. Mine into another STORE",
+        ),
+        (
+            '{"zarr_format": 3, "node_type": "group", "attributes": {"topnine_schema": 9}}',
+            "schema 9, which a newer topnine",
+        ),
+        ("{", r"is damaged: its zarr\.json, .*Put back a copy of this file, or give another STORE"),
+    ],
+)
+def test_a_foreign_store_is_refused(small, document, sentence):
+    Path(small, "zarr.json").write_text(document)
+    with pytest.raises(InputError, match=sentence):
+        Store.open(small)

@@ -5,11 +5,13 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from pipeline.errors import InputError
-from pipeline.graph import trace
-from pipeline.layers import convolutions, find_layers
-from pipeline.networks import ARCHITECTURES, trace_shapes
-from pipeline.taps import find_tap, read_taps, spatial_maximum
+from tests.unit.test_functions import Calls
+from topnine.pipeline.errors import InputError
+from topnine.pipeline.network.layers import convolutions, find_layers
+from topnine.pipeline.network.loading import trace_shapes
+from topnine.pipeline.network.registry import ARCHITECTURES
+from topnine.pipeline.network.taps import find_tap, read_taps, spatial_maximum
+from topnine.pipeline.network.tracing.recording import trace
 
 
 class Odd(nn.Module):
@@ -119,3 +121,74 @@ def test_among_equal_maxima_the_first_in_row_major_order_is_taken(channels_last)
     flat = maps.numpy().reshape(8, 16, -1)
     assert np.array_equal(activation, flat.max(axis=2))
     assert np.array_equal(row * 7 + column, flat.argmax(axis=2))
+
+
+def tapped(*modules, layer="0"):
+    """The name of the operation behind which a layer of a chain of modules and functions is read."""
+    network = nn.Sequential(*(module if isinstance(module, nn.Module) else Calls(module) for module in modules))
+    graph = trace(network.eval().requires_grad_(False), torch.randn(1, 3, 12, 12))
+    tap = find_tap(graph, layer)
+    return tap.follows, graph.operations[tap.operation].module
+
+
+def normalised(x):
+    centred = x - x.mean(1, keepdim=True)
+    return centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + 1e-5)
+
+
+NORMS = {
+    "none": lambda x: x,
+    "batch": nn.BatchNorm2d(8),
+    "group": nn.GroupNorm(2, 8),
+    "instance": nn.InstanceNorm2d(8),
+    "frozen": lambda x: x * torch.linspace(-1, 1, 8).view(1, -1, 1, 1) + 0.5,
+    "layer": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2),
+    "by hand": normalised,
+    "response": nn.LocalResponseNorm(5),
+    "dropout": nn.Dropout(),
+    "copy": lambda x: x.clone().contiguous(),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_layer_is_read_behind_the_activation_function_that_follows_any_norm(norm):
+    conv = nn.Conv2d(3, 8, 3)
+    assert tapped(conv, NORMS[norm], nn.ReLU(), nn.Conv2d(8, 8, 3)) == ("relu", "2")
+    assert tapped(conv, NORMS[norm], nn.SiLU(), nn.Conv2d(8, 8, 3)) == ("silu", "2")
+
+
+def test_an_activation_function_by_hand_is_read_at_its_end():
+    conv, after = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+    assert tapped(conv, lambda x: x * F.relu6(x + 3) / 6, after)[0] == "div"
+    assert tapped(conv, lambda x: -(-x).clamp(max=0), after)[0] == "neg"
+    assert tapped(conv, lambda x: F.relu(x) ** 2, after)[0] == "pow"
+    assert tapped(conv, lambda x: F.relu(x) * 2, after)[0] == "relu"
+
+
+def test_a_layer_is_read_before_another_path_joins():
+    conv, after = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+    assert tapped(conv, nn.BatchNorm2d(8), lambda x: F.relu(x + x.mean()), after)[0] == "batch_norm"
+    assert tapped(conv, lambda x: torch.cat([F.relu(x), x], 1)[:, 4:12], after)[0] == "conv2d"
+    assert tapped(conv, after, nn.ReLU())[0] == "conv2d"
+
+
+def test_the_norm_of_a_block_that_follows_is_not_of_a_sum():
+    def doubled(x):
+        return x + x.mean((2, 3), keepdim=True)
+
+    conv, after = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+    assert tapped(conv, doubled, nn.GroupNorm(2, 8), after, layer="1")[0] == "add"
+    assert tapped(conv, nn.GroupNorm(2, 8), after)[0] == "group_norm"
+
+
+def test_what_needs_the_usual_order_in_memory_gets_it():
+    def rectified(x):
+        return F.relu(x.view(len(x), -1)).view(x.shape)
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Calls(rectified), nn.Conv2d(8, 8, 3)).eval().requires_grad_(False)
+    pixels = torch.randn(2, 3, 12, 12).to(memory_format=torch.channels_last)
+    graph = trace(network, pixels)
+    assert graph.broken_off == ""
+    assert graph.contiguous
+    found = read_taps(network, pixels, {"x": find_tap(graph, "2")}, torch.clone)["x"]
+    assert torch.equal(found, network(pixels.contiguous()))

@@ -1,0 +1,1 @@
+"""Workers that run tasks: the only package that imports distributed."""

@@ -1,0 +1,259 @@
+"""Workers that run tasks: a task at a time each, tried again where it fails."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from distributed import Adaptive, CancelledError, Client, Future, KilledWorker, get_worker
+from distributed import TimeoutError as DaskTimeoutError
+
+from ..errors import StopError, TopnineError, WorkError, is_fault_of_storage
+from ..machine import count_cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Narrow = Callable[..., tuple[Any, ...]]
+
+TRIES = 3  # of a task that fails, on any worker
+POLL_S = 0.5  # between two looks at the workers while no task is done
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a disk to which no task can write
+
+# A process runs one task at a time, whatever its number of Dask threads: torch and the device are shared by all.
+_one_task = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Nothing was done for ``POLL_S`` seconds: the reader of ``Pool.attempt`` may look around."""
+
+
+@dataclass(frozen=True)
+class _Attempt(Generic[Item]):
+    item: Item
+    tries: int
+    future: Future[Any]
+
+
+def _keep(item: Any, *fixed: Any) -> tuple[Any, ...]:
+    """Return the fixed arguments: every task needs all of them."""
+    return fixed
+
+
+def abandoned() -> bool:
+    """Return True when the driver no longer wants this task's result. Long tasks poll it."""
+    try:
+        worker = get_worker()
+    except ValueError:  # the function was called outside of a worker
+        return False
+    task = worker.state.tasks.get(worker.get_current_task())
+    return task is None or task.state == "cancelled"
+
+
+class ScaleToTasksLeft(Adaptive):
+    """Dask's scaling, to the number of tasks that are left, between a minimum and a maximum."""
+
+    left = 0
+
+    async def target(self) -> int:
+        """Return how many workers there is work for."""
+        return self.left
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A connection to workers, and the scaling of their number where there is one."""
+
+    client: Client
+    scaling: ScaleToTasksLeft | None = None
+
+
+class Pool:
+    """Workers that run tasks; each has one Dask thread and drives one device. They are started for the first task.
+
+    Parameters
+    ----------
+    start : callable
+        Starts the workers.
+    threads : int
+        Of a worker; 0 where the workers have to be asked for their cores.
+    has_dashboard : bool
+        Whether Dask's dashboard tells more than the driver's own progress.
+    """
+
+    def __init__(self, start: Callable[[], Workers], threads: int, has_dashboard: bool) -> None:
+        self._start = start
+        self._threads = threads
+        self._has_dashboard = has_dashboard
+        self._started: Workers | None = None
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker, for decoding and the network."""
+        if self._threads == 0:
+            self._threads = min(self._workers().client.run(count_cores).values())
+        return self._threads
+
+    @property
+    def dashboard(self) -> str:
+        """The address of Dask's dashboard; empty where no workers were started, or none but the driver."""
+        started = self._started if self._has_dashboard else None
+        return str(started.client.dashboard_link) if started else ""
+
+    def run(
+        self, function: Callable[..., Result], items: Iterable[Item], *fixed: Any, narrow: Narrow = _keep
+    ) -> Iterator[tuple[Item, Result]]:
+        """Run ``function(item, *fixed)`` as a task for every item; yield (item, result) as each is done.
+
+        Parameters
+        ----------
+        narrow : function
+            See ``attempt``.
+
+        Raises
+        ------
+        WorkError
+            Of the first task that failed as often as it was tried.
+        """
+        for finished in self.attempt(function, items, *fixed, narrow=narrow):
+            if isinstance(finished, Tick):
+                continue
+            item, result = finished
+            if isinstance(result, WorkError):
+                raise result
+            yield item, result
+
+    def attempt(
+        self,
+        function: Callable[..., Result],
+        items: Iterable[Item],
+        *fixed: Any,
+        split: Callable[[Item], Sequence[Item]] = lambda item: [item],
+        narrow: Narrow = _keep,
+    ) -> Iterator[tuple[Item, Result | WorkError] | Tick]:
+        """Run ``function(item, *fixed)`` as a task for every item; yield (item, result) as each is done, and Ticks.
+
+        A task that fails, or whose worker dies, is tried twice more, on any worker; then its error is its result. A
+        reader that goes away cancels the tasks that have not begun; those that have end where they next ask whether
+        they are ``abandoned``.
+
+        Parameters
+        ----------
+        split : function
+            Returns the parts of an item whose task failed, to be tried each on its own.
+        narrow : function
+            Returns what the task of an item needs of the fixed arguments: ``narrow(item, *fixed)`` takes their place.
+            It is called when the task is handed out, so that what is waiting is small, too.
+
+        Raises
+        ------
+        StopError, InputError
+            No other task can succeed either.
+        """
+        waiting = deque((item, 1) for item in items)
+        running: dict[Any, _Attempt[Item]] = {}
+        finished: SimpleQueue[Future[Any]] = SimpleQueue()
+        try:
+            while waiting or running:
+                self._submit(function, lambda item: narrow(item, *fixed), waiting, running, finished)
+                try:
+                    attempt = running.pop(finished.get(timeout=POLL_S).key)
+                except Empty:
+                    yield Tick()
+                    continue
+                result = _outcome(attempt.future)
+                if isinstance(result, WorkError) and attempt.tries < TRIES:
+                    waiting.extend((part, attempt.tries + 1) for part in split(attempt.item))
+                    yield Tick()
+                else:
+                    yield attempt.item, result
+        finally:
+            self._cancel([attempt.future for attempt in running.values()])
+
+    def _submit(
+        self,
+        function: Callable[..., Result],
+        arguments: Callable[[Item], tuple[Any, ...]],
+        waiting: deque[tuple[Item, int]],
+        running: dict[Any, _Attempt[Item]],
+        finished: SimpleQueue[Future[Any]],
+    ) -> None:
+        """Hand out tasks, one a worker: those that waited beside one that kills its worker would die with it."""
+        workers = self._workers()
+        if workers.scaling:
+            workers.scaling.left = len(waiting) + len(running)
+        while waiting and len(running) < max(1, self._count_workers()):
+            item, tries = waiting.popleft()
+            future = workers.client.submit(_attempt, function, item, *arguments(item), pure=False, retries=0)
+            running[future.key] = _Attempt(item, tries, future)
+            future.add_done_callback(finished.put)
+
+    def _workers(self) -> Workers:
+        if self._started is None:
+            self._started = self._start()
+        return self._started
+
+    def _count_workers(self) -> int:
+        try:
+            return len(self._workers().client.nthreads())
+        except (OSError, DaskTimeoutError) as error:
+            raise _gone() from error
+
+    def _cancel(self, futures: list[Future[Any]]) -> None:
+        if self._started is None or not futures:
+            return
+        try:
+            self._started.client.cancel(futures, force=True)
+        except (OSError, DaskTimeoutError, CancelledError) as error:
+            raise _gone() from error
+        with _one_task:  # a task in this very process goes on until it asks whether it is abandoned
+            pass
+
+
+def _attempt(function: Callable[..., Result], *arguments: Any) -> Result | TopnineError:
+    """Run a task on a worker. Errors that a user can cause are returned: Dask would log them with tracebacks."""
+    with _one_task:
+        try:
+            return function(*arguments)
+        except TopnineError as error:
+            return error
+        except OSError as error:  # a full disk, a file that is gone
+            return (StopError if error.errno in UNWRITABLE else WorkError)(str(error))
+        except MemoryError as error:
+            return WorkError(str(error) or "out of memory")
+        except Exception as error:
+            if is_fault_of_storage(error):  # a bucket's server that is gone
+                return WorkError(str(error))
+            raise
+
+
+def _outcome(future: Future[Any]) -> Any:
+    """Return a future's result, errors included; raise those that end the run."""
+    try:
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            worker = error.last_worker.address
+            return WorkError(f"its worker died ({worker}): out of memory, killed, or a library crashed")
+        if error is not None:  # of any kind: whatever a library raised in a task
+            return WorkError(f"{type(error).__name__}: {error}{_raised_in(future)}")
+        result = future.result()
+    except CancelledError:
+        raise _gone() from None
+    if isinstance(result, TopnineError) and (isinstance(result, StopError) or not isinstance(result, WorkError)):
+        raise result
+    return result
+
+
+def _raised_in(future: Future[Any]) -> str:
+    frames = traceback.extract_tb(future.traceback())
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+
+
+def _gone() -> StopError:
+    return StopError("the Dask scheduler is gone. What is done is kept, the same command goes on from there.")

@@ -1,0 +1,192 @@
+"""Reading a configuration from TOML, with the changes of the command line, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import InputError
+from . import base
+from .clusters import CLUSTERS
+from .sections import NAMED_WEIGHTS, RunConfig
+
+DEMO = "configs/demo.toml"
+MEANT = ("network.name", "data.path")  # what a store is of: where changes name it, so does the store's name
+
+
+def read_config(
+    path: str | None, changes: Mapping[str, str] | None = None, cluster: str | None = None, network: str | None = None
+) -> RunConfig:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    path : str or None
+        A TOML file. Where ``configs/…`` is not in the current folder, the file that the package brings is read. None
+        stands for the demo's; where a network is given, for none at all.
+    changes : mapping, optional
+        From ``table.key`` to a value in TOML's notation; a value that is not TOML is taken as text.
+    cluster : str, optional
+        A kind of cluster, or a TOML file with a ``[cluster]`` table that replaces the configuration's.
+    network : str, optional
+        The name of a network, which takes the place of the configuration's ``[network]`` table.
+
+    Raises
+    ------
+    InputError
+        A file that is missing or not TOML, an unknown key, a value that does not fit.
+    """
+    path = DEMO if path is None and network is None else path
+    tables = _read_tables(path, cluster, network)
+    for key, value in (changes or {}).items():
+        _change(tables, key, value)
+    named = network is not None or any(key in MEANT for key in changes or {})
+    tables.setdefault("store", f"runs/{_name_store(path, tables, named)}.zarr")
+    try:
+        return RunConfig.model_validate(tables)
+    except ValidationError as error:
+        raise InputError(_describe(path or "no configuration", error)) from None
+
+
+def _name_store(path: str | None, tables: Mapping[str, Any], named: bool) -> str:
+    """Return the name of a run's store: the configuration's, or that of the network and the data that changes name."""
+    if path is not None and not named:
+        return Path(path).stem
+    network, data = (tables.get(table, {}) for table in ("network", "data"))
+    if not isinstance(network, dict) or not isinstance(data, dict):
+        return "run"  # the configuration is refused in a moment
+    return f"{_short(str(network.get('name')))}-{_short(str(data.get('path')))}"
+
+
+def _short(name: str) -> str:
+    """Return the last part of a path or of a function's full name, for a file's name.
+
+    >>> _short("mypackage.models:build"), _short("s3://bucket/imagenet/val-{000..127}.tar"), _short("pictures/")
+    ('models-build', 'val', 'pictures')
+    """
+    if ":" in name and "/" not in name:
+        module, _, function = name.partition(":")
+        return f"{module.rpartition('.')[2]}-{function}"
+    last = name.rstrip("/").rpartition("/")[2]
+    return re.split(r"[.*?{\[]", last.lstrip("."))[0].strip("-_") or "data"
+
+
+def list_keys(path: str | None, cluster: str | None, network: str | None) -> dict[str, str]:
+    """Return the keys that the files of ``read_config`` give, as ``table.key``, and which file gives each."""
+    path = DEMO if path is None and network is None else path
+    tables = _read_tables(path, cluster, network)
+    keys: dict[str, str] = {}
+    for name, value in tables.items():
+        origin = "--cluster" if name == "cluster" and cluster is not None else path or ""
+        keys |= {f"{name}.{key}": origin for key in value} if isinstance(value, dict) else {name: origin}
+    return keys
+
+
+def absolute(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as a store records it, with absolute paths: it holds from any folder."""
+    tables = config.model_dump(mode="json", exclude={"store", "cluster"})
+    network, data = tables["network"], tables["data"]
+    network["weights"] = _absolute_weights(network["weights"])
+    network["checkpoints"] = [_absolute_weights(weights) for weights in network["checkpoints"]]
+    if data["path"] != "photos" and "://" not in data["path"]:
+        data["path"] = str(Path(data["path"]).absolute())
+    for key in ("labels", "classes"):
+        if data[key] and "://" not in data[key]:
+            data[key] = str(Path(data[key]).absolute())
+    return tables
+
+
+def _absolute_weights(weights: str) -> str:
+    return weights if weights in NAMED_WEIGHTS else str(Path(weights).absolute())
+
+
+def _read_tables(path: str | None, cluster: str | None, network: str | None) -> dict[str, Any]:
+    tables = {} if path is None else _read_toml(path)
+    if network is not None:
+        tables["network"] = {"name": network}
+    if cluster is not None:
+        tables["cluster"] = _read_cluster(cluster)
+    return tables
+
+
+def _read_cluster(cluster: str) -> Any:
+    if not cluster.endswith(".toml"):
+        return {"kind": cluster}
+    if not _find_file(cluster).is_file():
+        raise InputError(f"there is no cluster file {cluster}: CLUSTER is a kind, or a file with a [cluster] table.")
+    return _read_toml(cluster).get("cluster", {})
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(_find_file(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no configuration {path}: configs/ has some to start from.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"configuration {path} cannot be read as TOML: {error}.") from None
+
+
+def _find_file(path: str) -> Traversable:
+    """Return the file of the current folder, or the package's own where ``configs/…`` is not there."""
+    if path.startswith("configs/") and not Path(path).exists():
+        packaged = resources.files("topnine").joinpath(path)
+        if packaged.is_file():
+            return packaged
+    return Path(path)
+
+
+def _change(tables: dict[str, Any], key: str, value: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tables = tables.setdefault(section, {})
+        if not isinstance(tables, dict):
+            raise InputError(f"{key} is not a key of the configuration: {section} has no keys of its own.")
+    tables[name] = _toml_value(value)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _describe(path: str, error: ValidationError) -> str:
+    """Return a sentence that says what is wrong with the first value that does not fit."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    kind = location.pop(1) if location[0] == "cluster" and len(location) > 1 else ""  # pydantic inserts the kind
+    key, value = ".".join(location), problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return _describe_unknown_key(path, location, kind)
+        case "union_tag_invalid":
+            return f"cluster.kind = {value.get('kind')!r} does not fit ({path}): it is {', '.join(CLUSTERS)}."
+        case "missing" if key == "data":
+            return "no images are named: give --data, or data.path in a configuration."
+        case "missing":
+            return f"configuration {path} lacks {key}."
+        case base.WHOLE_SENTENCE:
+            return problem["msg"]
+    subject = "the configuration" if isinstance(value, dict) else f"{key} = {value!r}"
+    return f"{subject} does not fit ({path}): {problem['msg'].removeprefix('Value error, ')}."
+
+
+def _describe_unknown_key(path: str, location: Sequence[str], kind: str) -> str:
+    of_kind = f" where cluster.kind = {kind!r}" if kind else ""
+    known = ", ".join(_list_keys(location[:-1], kind))
+    return f"{'.'.join(location)} is not a key of the configuration{of_kind} ({path}): known are {known}."
+
+
+def _list_keys(tables: Sequence[str], cluster: str) -> list[str]:
+    model: Any = RunConfig
+    for table in tables:
+        model = CLUSTERS[cluster] if table == "cluster" else model.model_fields[table].annotation
+    return sorted(model.model_fields)

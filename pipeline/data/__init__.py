@@ -1,0 +1,1 @@
+"""Encoded images from anywhere, decoded to the pixels of a network's input."""

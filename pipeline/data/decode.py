@@ -1,0 +1,283 @@
+"""Decoding an image to the pixels of the network's input, and the geometry from there back to the source image."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DecodeError
+
+Result = TypeVar("Result")
+
+MAX_PIXELS = 178_956_970  # of an image; 24-bit pixels of this number take 512 MiB
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # not EPS, which runs a program; not TIFF, whose library prints
+HASHED_PX = 56  # along the shorter axis: a hash needs no more of the pixels
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    AssertionError,
+    RuntimeError,
+    ZeroDivisionError,
+    struct.error,
+    zlib.error,
+)  # that Pillow's decoders have raised on damaged bytes, and some of them where memory ran out
+BYTES_A_PIXEL = 16  # that decoding may take, converting included
+SPARE_BYTES = 64 * 2**20  # and whatever the size
+
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about metadata, which is not used here
+Image.MAX_IMAGE_PIXELS = None  # of the whole process, and only a warning: max_pixels is checked instead
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How an image becomes the network's input: its shortest side is resized, then the centre is cropped.
+
+    Sizes are rounded as torchvision's Resize and CenterCrop round them.
+
+    Attributes
+    ----------
+    height, width : int
+        Of the source image, in pixels.
+    resize : int
+        The shortest side after resizing, in pixels.
+    crop : int
+        Height and width of the network's input, in pixels.
+    """
+
+    height: int
+    width: int
+    resize: int
+    crop: int
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width after resizing, in pixels.
+
+        >>> Geometry(height=375, width=500, resize=256, crop=224).resized
+        (256, 341)
+        """
+        short = min(self.height, self.width)
+        return self.resize * self.height // short, self.resize * self.width // short
+
+    @property
+    def crop_corner(self) -> tuple[int, int]:
+        """Top and left of the crop in the resized image, in pixels."""
+        height, width = self.resized
+        return round((height - self.crop) / 2), round((width - self.crop) / 2)
+
+    def to_source(self, top: float, left: float, bottom: float, right: float) -> tuple[float, float, float, float]:
+        """Return the box in the source image that a box in the network's input came from; both in pixels."""
+        height, width = self.resized
+        crop_top, crop_left = self.crop_corner
+        y, x = self.height / height, self.width / width
+        return (top + crop_top) * y, (left + crop_left) * x, (bottom + crop_top) * y, (right + crop_left) * x
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image at the network's input size.
+
+    Attributes
+    ----------
+    pixels : ndarray (y, x, rgb) uint8
+    geometry : Geometry
+        Where in the source image the pixels come from.
+    hash : int
+        The ``difference_hash`` of the pixels.
+    """
+
+    pixels: np.ndarray
+    geometry: Geometry
+    hash: int
+
+
+def decode(data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS, fast: bool = False) -> Decoded:
+    """Decode an image to the network's input: its shortest side is resized, then the centre is cropped.
+
+    The resizing filter is Pillow's bilinear one. Only the pixels that survive the crop are resized, and an image that
+    has the right size is not resampled. The format is taken from the content, never from a file's extension. The
+    orientation in EXIF is ignored, as it is in training.
+
+    Parameters
+    ----------
+    data : bytes
+        An encoded image.
+    resize, crop : int
+        See ``Geometry``.
+    max_pixels : int
+        A larger image is refused before it is decoded.
+    fast : bool
+        Let the JPEG decoder halve an image of at least twice the size, once or up to three times.
+
+    Raises
+    ------
+    DecodeError
+        The image is damaged or too large; the reason depends on the bytes alone.
+    MemoryError
+        Memory ran out, or a decoder failed where it might have.
+    """
+    return _believe(data, max_pixels, lambda: _to_input(data, resize, crop, max_pixels, fast))
+
+
+def difference_hash(pixels: np.ndarray) -> int:
+    """Return the difference hash of an image: 64 bits, of which few change when the image is encoded again.
+
+    The image is turned to grey and shrunk to 8 rows of 9 pixels. A bit says whether a pixel is brighter than its left
+    neighbour.
+
+    Parameters
+    ----------
+    pixels : ndarray (y, x, rgb) uint8
+    """
+    step = max(1, min(pixels.shape[:2]) // HASHED_PX)
+    grey = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step])).convert("L")
+    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
+    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image to RGB at its own size; errors as ``decode``."""
+    return _believe(data, max_pixels, lambda: _decode(data, max_pixels, None)[0])
+
+
+def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Result:
+    """Return what decoding some data gives; its errors are raised where they are the data's.
+
+    Decoders call it damage, too, where memory runs out. An error is believed only if it comes again while this process
+    decodes nothing else and could have had the memory.
+    """
+    if not data:
+        raise DecodeError("no bytes")
+    try:
+        with _decoders.shared():
+            return decode()
+    except (DecodeError, MemoryError):
+        pass
+    with _decoders.alone():
+        try:
+            return decode()
+        except DecodeError:
+            _check_memory(_count_pixels(data, max_pixels) * BYTES_A_PIXEL + SPARE_BYTES)
+            raise
+
+
+def _to_input(data: bytes, resize: int, crop: int, max_pixels: int, fast: bool) -> Decoded:
+    image, height, width = _decode(data, max_pixels, resize if fast else None)
+    geometry = Geometry(height, width, resize, crop)
+    top, left, bottom, right = geometry.to_source(0, 0, crop, crop)
+    y, x = image.height / height, image.width / width  # 1, or less where the decoder has halved it
+    box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)  # else an ulp outside
+    pixels = np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box))
+    return Decoded(pixels, geometry, difference_hash(pixels))
+
+
+def _decode(data: bytes, max_pixels: int, shortest: int | None) -> tuple[Image.Image, int, int]:
+    """Return an image in RGB, and the height and width it has; the decoder may halve it, but not below ``shortest``."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise DecodeError(f"{image.width} x {image.height} pixels are more than {max_pixels}")
+            width, height = image.size
+            if shortest is not None:
+                image.draft(None, Geometry(height, width, shortest, shortest).resized[::-1])
+            return _rgb(image), height, width
+    except UnidentifiedImageError:
+        raise DecodeError("not an image") from None
+    except DECODER_ERRORS as error:
+        raise DecodeError(f"{type(error).__name__}: {error}".removesuffix(": ")) from None
+
+
+def _count_pixels(data: bytes, max_pixels: int) -> int:
+    """Return the pixels that decoding an image may take memory for; 0 where its header claims too many."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        width, height = _webp_size(data)  # Pillow takes memory for all pixels before it says how many there are
+    else:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+        except DECODER_ERRORS:
+            return 0
+    return width * height if width * height <= max_pixels else 0
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height in the header of a WebP: of its first chunk, which has one of three kinds.
+
+    >>> _webp_size(b"RIFF....WEBPVP8X" + bytes(8) + (4).to_bytes(3, "little") + (6).to_bytes(3, "little"))
+    (5, 7)
+    """
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _check_memory(size: int) -> None:
+    """Raise MemoryError where so many bytes cannot be allocated."""
+    np.empty(size, np.uint8)
+
+
+class _Decoders:
+    """Lets threads decode side by side, or one of them alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._sharing = 0
+        self._waiting = 0  # to be alone, or alone: no other begins
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Let others decode meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
+            self._sharing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other decodes, and keep others from it."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._sharing)
+                yield
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
+
+
+_decoders = _Decoders()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # so that transparency is dropped as in other modes
+    return image.convert("RGB")

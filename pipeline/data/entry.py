@@ -1,0 +1,81 @@
+"""What a dataset consists of before an image is read: its shards, and their images one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # of file names, in lower case
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One container of encoded images.
+
+    Attributes
+    ----------
+    name : str
+        Its file name, or the folder's name.
+    path : str
+        A path or URL.
+    form : str
+        One of ``reader.FORMS``.
+    size : int
+        In bytes; of a folder, its number of images.
+    modified : float
+        In s since 1970; of a folder, when the folder or the newest of its images was modified.
+    class_name : str
+        Of a class folder, its name; else "".
+    """
+
+    name: str
+    path: str
+    form: str
+    size: int
+    modified: float
+    class_name: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: its name, and its shards in natural order of their names."""
+
+    name: str
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class ShardSelection:
+    """Some shards of a dataset, by their numbers in it: what a task is handed that reads no others."""
+
+    shards: Mapping[int, Shard]
+
+
+class Entry(NamedTuple):
+    """One image of a shard.
+
+    Attributes
+    ----------
+    key : str
+        File name without folder and extension.
+    folder : str
+        The folder that holds it; in class folders and in ImageNet's tar of tars, its class.
+    offset, size : int
+        Where its bytes are, as the shard's form counts: bytes of a tar, number of the file in a folder, row of a
+        parquet file (whose sizes are not known before they are read: 0).
+    label : int
+        Class index, -1 if unknown.
+    class_name : str
+        A wnid or folder name of which the class index has still to be looked up, else "".
+    damage : str
+        Why it cannot be read, where listing has found that already, else "".
+    """
+
+    key: str
+    folder: str
+    offset: int
+    size: int
+    label: int = -1
+    class_name: str = ""
+    damage: str = ""

@@ -1,0 +1,1 @@
+"""The forms that a shard may have: tar, Parquet, a folder."""

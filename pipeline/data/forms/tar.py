@@ -1,0 +1,165 @@
+"""Tar shards: WebDataset's (``key.jpg`` with ``key.cls`` or ``key.json``), flat ones, and ImageNet's tar of tars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from ...errors import InputError
+from ...files import OpenFile
+from ..entry import IMAGE_SUFFIXES, Entry, Shard
+from ..kept import Kept
+from ..listing import Listing, ListingBuilder, TextsBuilder, concatenate
+from .headers import Member, Read, is_tar, walk
+
+LABEL_SUFFIXES = frozenset({".cls", ".json"})
+GZIP = b"\x1f\x8b"
+MAX_LABEL_BYTES = 65_536
+MAX_LABEL = 2**62  # of a class index; a label file that holds more is none
+
+
+def list_images(shard: Shard) -> Listing:
+    """List the images of a tar in container order; of its content only headers and labels are read.
+
+    A tar of tars, as ImageNet's training set comes, is listed as one shard: offsets are into the outer file, and the
+    name of an inner tar is the class of its images.
+
+    Raises
+    ------
+    InputError
+        Not a tar, a compressed one, or a label that is not a class index.
+    OSError
+        It cannot be read.
+    """
+    path = shard.path
+    with OpenFile(path, shard.size) as file:
+        if file.read(0, 2) == GZIP:
+            raise InputError(f"shard {path} is compressed, so an image in it cannot be sought: gunzip it first.")
+        if not is_tar(file.read):
+            raise InputError(f"shard {path} is not a tar: no header at its beginning. Copy the shard again.")
+        return _Lister(path, file.read).list_all(shard.size)
+
+
+def first_images(shard: Shard, count: int) -> list[Entry]:
+    """List the first images of a tar, without labels, in the outer tar and the first of its inner ones."""
+    with OpenFile(shard.path, shard.size) as file:
+        return list(islice(_iterate_range(file.read, 0, shard.size), count))
+
+
+def _iterate_range(read: Read, start: int, end: int) -> Iterator[Entry]:
+    for member in walk(read, start, end):
+        stem, suffix = _split(member.name)
+        if suffix == ".tar":
+            yield from _iterate_range(read, member.offset, min(member.offset + member.size, end))
+        elif suffix in IMAGE_SUFFIXES and not member.missing:
+            folder, _, key = stem.rpartition("/")
+            yield Entry(key, folder or ".", member.offset, member.size, damage=member.damage)
+
+
+def open_shard(shard: Shard, _: Kept) -> OpenTar:
+    """Open a tar for reading its images."""
+    return OpenTar(shard)
+
+
+class OpenTar:
+    """Reads the images of a tar by where their bytes are in the file."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._name = shard.name
+        self._file = OpenFile(shard.path, shard.size)
+
+    def read(self, offset: int, size: int, _: str) -> bytes:
+        """Return the bytes of an image; OSError if they cannot be read or the tar ends before they do."""
+        data = self._file.read(offset, size)
+        if len(data) < size:
+            raise OSError(
+                f"shard {self._name} is truncated: an image needs bytes {offset}..{offset + size}, "
+                f"the file ends at {self._file.size}. Copy the shard again."
+            )
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Lister:
+    """Lists the images of a tar, and of the tars in it, and what is missing of the inner ones."""
+
+    def __init__(self, path: str, read: Read) -> None:
+        self._path = path
+        self._read = read
+        self._inner = ListingBuilder()
+        self._missing: list[str] = []
+
+    def list_all(self, size: int) -> Listing:
+        """List a tar of a size: the images of the tars in it first."""
+        images = ListingBuilder()
+        missing = self._list_range(0, size, "", images)
+        outer = images.finish("; ".join([*self._missing, *([missing] if missing else [])]))
+        return concatenate(self._inner.finish(), outer) if len(self._inner) else outer
+
+    def _list_range(self, start: int, end: int, class_name: str, images: ListingBuilder) -> str:
+        """List the tar between two offsets; return what is missing of it. One with a class name is an inner tar."""
+        first, stems, labels = len(images), TextsBuilder(), dict[str, int]()
+        missing = ""
+        for member in walk(self._read, start, end):
+            missing = member.missing
+            stem, suffix = _split(member.name or f"damaged-at-{member.offset}")
+            if suffix == ".tar" and not class_name:
+                self._list_inner(stem, member, end)
+            elif missing:
+                break
+            elif suffix in IMAGE_SUFFIXES or not member.name:
+                folder, _, key = stem.rpartition("/")
+                place = class_name or folder or ".", member.offset, member.size
+                images.add(key, *place, class_name=class_name, damage=member.damage)
+                stems.add(stem)
+            elif suffix in LABEL_SUFFIXES and not member.damage:
+                content = self._read(member.offset, min(member.size, MAX_LABEL_BYTES))
+                labels[stem] = _parse_label(self._path, member, content)
+        for number, stem in enumerate(stems.finish() if labels else ()):
+            images.set_label(first + number, labels.get(stem, -1))
+        return missing
+
+    def _list_inner(self, stem: str, member: Member, end: int) -> None:
+        """List a tar that is a member; one that is whole as a member and still ends too early is noted."""
+        if not member.damage:
+            inner_end = min(member.offset + member.size, end)
+            missing = self._list_range(member.offset, inner_end, stem.rpartition("/")[2], self._inner)
+            if missing and not member.missing:
+                self._missing.append(f"{member.name} in it: {missing}")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return a member's path without extension, and its extension in lower case: "" for hidden files.
+
+    >>> _split("n01440764/a.b.JPEG"), _split("./.hidden.jpg")
+    (('n01440764/a.b', '.jpeg'), ('./.hidden.jpg', ''))
+    """
+    folder, slash, file = name.rpartition("/")
+    stem, dot, suffix = file.rpartition(".")
+    if not stem or stem.startswith("."):
+        return name, ""
+    return f"{folder}{slash}{stem}", f"{dot}{suffix}".lower()
+
+
+def _parse_label(path: str, member: Member, content: bytes) -> int:
+    try:
+        if not member.name.endswith(".json"):
+            return _checked(int(content))
+        record = json.loads(content)
+        label: Any = record.get("label", record.get("cls", -1)) if isinstance(record, dict) else record
+        return _checked(int(label))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        start = content[:32]
+        raise InputError(f"shard {path}: member {member.name} holds {start!r}, expected a class index.") from None
+
+
+def _checked(label: int) -> int:
+    """Return a label; OverflowError where it is too large for a column of labels."""
+    if abs(label) > MAX_LABEL:
+        raise OverflowError
+    return label

@@ -1,0 +1,147 @@
+"""Sheets: tiled figures of many filters, like Figure 2 of Zeiler & Fergus (2014)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .contrast import contrast
+from .mosaic import WHITE, mosaic
+from .texts import shorten, wrap
+
+PATCH_PX = 80  # about the side of an enlarged patch; patches are enlarged by whole numbers only
+SINGLE_PATCH_PX = 200  # the same, on the sheet of a single filter
+WEIGHTS_PX = 50  # the same, of the weights of a first layer's filter
+PATCH_GAP_PX = 3  # between patches of a filter
+FILTER_GAP_PX = 18  # between filters; also the margin of a sheet
+SIDES_GAP_PX = 54  # between projections and patches
+TEXT_PX = 15
+CAPTION_PX = TEXT_PX + 6
+TITLE_PX = TEXT_PX + 3
+TITLE_LINE_PX = TEXT_PX + 9
+MIN_TITLE_PX = 320  # the least width at which a title is wrapped
+EMPTY = 225  # the grey of a rank that no image fills
+INK = (32, 32, 32)
+
+# Rows and columns of filters in Figure 2 of the paper, by layer number; layer 5 is drawn like layer 4.
+PAPER_GRIDS = {1: (3, 3), 2: (4, 4), 3: (3, 4), 4: (5, 2), 5: (5, 2)}
+OTHER_GRID = (5, 2)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is drawn of one filter.
+
+    Attributes
+    ----------
+    filter : int
+        Its number.
+    patch : ndarray (rank, y, x, rgb) uint8
+    projection : ndarray (rank, y, x, rgb) float32
+        Unnormalised.
+    filled : ndarray (rank) bool
+        False for the last ranks of a filter that fewer images activate than there are ranks.
+    """
+
+    filter: int
+    patch: np.ndarray
+    projection: np.ndarray
+    filled: np.ndarray
+
+    def draw(self, quantile: float, side_px: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return its projections and its patches as pictures (y, x, rgb) uint8, enlarged to about a side."""
+        projections = [contrast(projection, quantile) for projection in self.projection]
+        return self._enlarge(projections, side_px), self._enlarge(list(self.patch), side_px)
+
+    def _enlarge(self, pictures: Sequence[np.ndarray], side_px: int) -> list[np.ndarray]:
+        empty = np.full_like(pictures[0], EMPTY)
+        by_rank = zip(pictures, self.filled, strict=True)
+        return [_enlarge(picture if filled else empty, side_px) for picture, filled in by_rank]
+
+
+def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return a random subset of the live filters, in the order of their numbers; the same for the same seed."""
+    chosen = np.random.default_rng(seed).permutation(live)[:count]
+    return np.sort(chosen)
+
+
+def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, quantile: float) -> Image.Image:
+    """Draw the sheet of a layer: projections on the left, and on the right the patches that they come from.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    grid : (int, int)
+        Rows and columns of filters, as ``PAPER_GRIDS`` has them; only the columns matter here.
+    title : str
+    quantile : float
+        See ``contrast``.
+    """
+    numbers = [str(cell.filter) for cell in cells]
+    nines = [[_draw_nine(pictures) for pictures in cell.draw(quantile, PATCH_PX)] for cell in cells]
+    left, right = (_caption(pictures, numbers, grid[1]) for pictures in zip(*nines, strict=True))
+    return _add_title(mosaic([left, right], 2, (0, SIDES_GAP_PX)), title)
+
+
+def filter_sheet(cell: Cell, captions: Sequence[str], title: str, quantile: float) -> Image.Image:
+    """Draw the sheet of one filter: nine enlarged projections beside nine patches, each with a caption."""
+    left, right = (_caption(pictures, captions, 3) for pictures in cell.draw(quantile, SINGLE_PATCH_PX))
+    return _add_title(mosaic([left, right], 2, (0, SIDES_GAP_PX)), title)
+
+
+def patch_grid(patches: np.ndarray, title: str) -> Image.Image:
+    """Draw patches (patch, y, x, rgb) uint8 as one grid, strongest first; it is as near to a square as it can be."""
+    columns = int(np.ceil(np.sqrt(len(patches))))
+    enlarged = [_enlarge(patch, PATCH_PX) for patch in patches]
+    return _add_title(mosaic(enlarged, columns, (PATCH_GAP_PX, PATCH_GAP_PX)), title)
+
+
+def first_filters(weights: np.ndarray, title: str) -> Image.Image:
+    """Draw the filters of a first layer (filter, rgb, y, x) as pixels, each scaled symmetrically by its maximum."""
+    pictures = [_enlarge(contrast(filter.transpose(1, 2, 0), 1.0), WEIGHTS_PX) for filter in weights]
+    columns = int(np.ceil(np.sqrt(len(pictures) * 1.5)))
+    return _add_title(_caption(pictures, [str(i) for i in range(len(pictures))], columns, PATCH_GAP_PX), title)
+
+
+def _draw_nine(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return mosaic(pictures, 3, (PATCH_GAP_PX, PATCH_GAP_PX))
+
+
+def _enlarge(picture: np.ndarray, side_px: int) -> np.ndarray:
+    """Enlarge a picture by the whole number that brings its longer side nearest to a length."""
+    zoom = max(1, round(side_px / max(picture.shape[:2])))
+    return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def _caption(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int, gap_px: int = FILTER_GAP_PX
+) -> np.ndarray:
+    """Set pictures of one size into rows, each with a caption below it."""
+    captioned = [_add_caption(picture, caption) for picture, caption in zip(pictures, captions, strict=True)]
+    return mosaic(captioned, columns, (gap_px, gap_px))
+
+
+def _add_caption(picture: np.ndarray, caption: str) -> np.ndarray:
+    font = ImageFont.load_default(TEXT_PX)
+    height, width = picture.shape[:2]
+    canvas = Image.fromarray(np.pad(picture, ((0, CAPTION_PX), (0, 0), (0, 0)), constant_values=WHITE))
+    text = shorten(caption, width, font.getlength)
+    ImageDraw.Draw(canvas).text((width / 2, height + 3), text, INK, font, anchor="ma")
+    return np.asarray(canvas)
+
+
+def _add_title(picture: np.ndarray, title: str) -> Image.Image:
+    """Set a title above a picture, wrapped to its width, and a margin around both."""
+    font = ImageFont.load_default(TITLE_PX)
+    height, width = picture.shape[:2]
+    lines = wrap(title, max(width, MIN_TITLE_PX), font.getlength)
+    widest = max([width, *(int(font.getlength(line)) + 1 for line in lines)])
+    top = FILTER_GAP_PX + len(lines) * TITLE_LINE_PX + FILTER_GAP_PX // 2
+    canvas = Image.new("RGB", (widest + 2 * FILTER_GAP_PX, top + height + FILTER_GAP_PX), (WHITE,) * 3)
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(canvas).text((FILTER_GAP_PX, FILTER_GAP_PX + i * TITLE_LINE_PX), line, INK, font)
+    canvas.paste(Image.fromarray(picture), (FILTER_GAP_PX, top))
+    return canvas

@@ -1,0 +1,91 @@
+"""Fingerprints: the settings that what a stage writes depends on. They chain: each holds its predecessors' keys.
+
+A difference at index or mine is an error that names the key; a difference at a later stage has that stage done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from .config.sections import RunConfig
+from .data.entry import Dataset
+from .files import read_text
+from .network.layers import Layer
+from .network.registry import find_architecture
+from .ranking.statistics import HISTOGRAM_BINS, LISTED, STRONGEST_IMAGES
+
+Fingerprint = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """The fingerprints of a run's stages.
+
+    Attributes
+    ----------
+    index : dict
+        What the index, and with it everything in the store, depends on.
+    config : RunConfig
+    """
+
+    index: Fingerprint
+    config: RunConfig
+
+    def of(self, stage: str, layer: Layer) -> Fingerprint:
+        """Return what a layer's results of a stage depend on: mine, rank, statistics or deconvolve."""
+        network = {"module": layer.module, "network.graph": layer.digest}
+        mine = {**self.index, **network, **_settings(self.config, "mine", "precision", "batch")}
+        if stage == "mine":
+            return mine
+        rank = {**mine, **_settings(self.config, "rank", *_rank_keys(self.config.rank.distinct))}
+        if stage == "rank":
+            return rank
+        if stage == "statistics":
+            return {**rank, **STATISTICS}
+        return {**rank, **_settings(self.config, "deconvolve", "rule", "pooling", "lrn", "precision", "batch")}
+
+
+STATISTICS: Fingerprint = {
+    "statistics.bins": HISTOGRAM_BINS,
+    "statistics.images": STRONGEST_IMAGES,
+    "statistics.places": LISTED,
+}
+
+
+def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: str) -> Fingerprints:
+    """Compute a run's fingerprints; it reads the files of labels and classes and hashes the names of all shards."""
+    shards = "\n".join(f"{shard.name} {shard.size}" for shard in dataset.shards)
+    architecture = find_architecture(config.network)
+    index = {
+        "data": f"{len(dataset.shards)} shards (names and sizes: {_digest(shards)})",
+        "data.labels": _file_digest(config.data.labels),
+        "data.classes": _file_digest(config.data.classes),
+        "data.on_incomplete": config.data.on_incomplete,
+        "data.max_pixels": config.data.max_pixels,
+        "network.name": config.network.name,
+        "network.weights": weights_digest,
+        "network.mean, network.std": [*architecture.mean, *architecture.std],
+        "decode.resize": config.decode.resize,
+        "decode.crop": config.decode.crop,
+        "mine.block": config.mine.block,
+        "decode.fast": config.decode.fast,
+    }
+    return Fingerprints(index, config)
+
+
+def _rank_keys(distinct: str) -> list[str]:
+    return ["distinct", *{"source": ["source"], "look": ["distance"]}.get(distinct, [])]
+
+
+def _settings(config: RunConfig, section: str, *keys: str) -> Fingerprint:
+    return {f"{section}.{key}": getattr(getattr(config, section), key) for key in keys}
+
+
+def _file_digest(path: str) -> str:
+    return _digest(read_text(path)) if path else ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

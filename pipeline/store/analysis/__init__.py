@@ -1,0 +1,1 @@
+"""Reading a run for analysis: what ``open_run`` returns."""

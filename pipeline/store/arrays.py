@@ -1,0 +1,208 @@
+"""The groups and arrays of a store, as zarr opens and creates them.
+
+Every array has dimension names, and every chunk a checksum: without one, a flipped bit would be read as another value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from .. import files
+from ..errors import DamageError, first_line
+from .attributes import read_fingerprints, store_attributes
+from .schema import Spec
+from .storage import DOCUMENT, CompleteStore, MissingChunkError
+
+Node = TypeVar("Node", zarr.Group, "zarr.Array[Any]")
+
+CODECS = (ZstdCodec(level=0), Crc32cCodec())
+
+# The errors that zarr and its codecs raise for bytes that are not those that were written. OSError is none of them:
+# what a disk or a network did says nothing of what is stored.
+DAMAGE_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AssertionError, AttributeError, MissingChunkError)
+
+
+def _read_groups_when_optimised() -> None:
+    """Let zarr read groups under ``python -O``, too: it takes the node type out of their metadata in an assert."""
+    group_metadata: Any = type(zarr.create_group(zarr.storage.MemoryStore()).metadata)
+    read = group_metadata.from_dict.__func__
+
+    def from_dict(kind: Any, metadata: dict[str, Any]) -> Any:
+        """Read the metadata of a group."""
+        return read(kind, {key: value for key, value in metadata.items() if key != "node_type"})
+
+    group_metadata.from_dict = classmethod(from_dict)
+
+
+if not __debug__:
+    _read_groups_when_optimised()
+
+
+class Arrays:
+    """The groups and arrays of one store.
+
+    An array is opened once, because its metadata never changes. A group is read anew by every call, because other
+    processes change its attributes.
+
+    Attributes
+    ----------
+    path : str
+        A folder or a URL, without a slash at the end.
+    root : Group
+        The root group, with its attributes as they were last read.
+    check_lease : callable
+        Raises BusyError where the run may no longer write; called before anything is.
+    expect : callable
+        Returns what an array has to be, None where that is not known.
+    """
+
+    def __init__(self, root: zarr.Group, path: str, check_lease: Callable[[], None] = lambda: None) -> None:
+        self.path = path.rstrip("/")
+        self.root = root
+        self.check_lease = check_lease
+        self.expect: Callable[[str], Spec | None] = lambda _: None
+        self._opened: dict[tuple[str, bool], zarr.Array[Any]] = {}
+
+    @cached_property
+    def _complete(self) -> zarr.Group:
+        """The root group, for reading arrays of which every chunk is there."""
+        return zarr.Group.open(CompleteStore(self.root.store))
+
+    def reread_root(self) -> zarr.Group:
+        """Return the root group with the attributes that it has now."""
+        self.root = zarr.Group.open(self.root.store)
+        return self.root
+
+    def find_group(self, path: str) -> zarr.Group | None:
+        """Return a group with the attributes that it has now, None where there is none that can be read.
+
+        Compare it with None: a group that holds nothing is false, and zarr reads everything in it to know that.
+        """
+        return find_node(self.root, path, zarr.Group)
+
+    def open(self, path: str, complete: bool = False) -> zarr.Array[Any]:
+        """Return an array to be written, or ``complete`` to be read; DamageError where its metadata is damaged."""
+        if (path, complete) not in self._opened:
+            array = find_node(self._complete if complete else self.root, path, zarr.Array)
+            if array is None:
+                raise damage(self.path, f"it has no array {path}")
+            spec = self.expect(path)
+            if spec is not None and not spec.fits(array):
+                raise damage(self.path, f"{path}/{DOCUMENT} is not what the schema wants")
+            self._opened[path, complete] = _with_empty_chunks(array)
+        return self._opened[path, complete]
+
+    def delete_chunk(self, path: str, at: tuple[int, ...]) -> None:
+        """Delete a chunk of an array, by its position in the array's grid."""
+        self.check_lease()
+        files.delete(f"{self.path}/{path}/c/{'/'.join(map(str, at))}")
+
+    def has_file(self, path: str) -> bool:
+        """Return whether there is a file or an object at a path in the store."""
+        return files.exists(f"{self.path}/{path}")
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[Any]:
+        """Yield an array of which what is read is there, as a marker or a fingerprint says.
+
+        Raises
+        ------
+        DamageError
+            The array is not there, or what is read of it is missing, empty or not what was written.
+        """
+        array = self.open(path, complete=True)
+        try:
+            yield array
+        except MissingChunkError as error:
+            raise damage(self.path, f"{error} is missing or empty") from error
+        except DAMAGE_ERRORS as error:
+            raise damage(self.path, f"{path} cannot be read: {first_line(error).rstrip('.')}") from error
+
+    def create(self, path: str, spec: Spec) -> zarr.Array[Any]:
+        """Return an array of a specification: the one that is there, or a new one in place of one of another.
+
+        The values of a coordinate are written in any case.
+        """
+        self.check_lease()
+        array = find_node(self.root, path, zarr.Array)
+        if array is None or array.metadata.to_dict() != expected_metadata(path, spec):
+            if array is None and files.read(document := f"{self.path}/{path}/{DOCUMENT}") is not None:
+                files.delete(document)  # it is torn; chunks that are there stay
+            array = create_array(self.root, path, spec, overwrite=array is not None)
+        self._opened.pop((path, True), None)
+        self._opened[path, False] = _with_empty_chunks(array)
+        if spec.values is not None:
+            self._opened[path, False][:] = coordinate_values(spec)
+        return self._opened[path, False]
+
+    def create_group(self, path: str) -> zarr.Group:
+        """Return a group: the one that is there, or a new one in place of one whose metadata is torn."""
+        self.check_lease()
+        group = self.find_group(path)
+        if group is None:
+            files.delete(f"{self.path}/{path}/{DOCUMENT}")
+            group = self.root.create_group(path)
+        return group
+
+
+def damage(path: str, what: str) -> DamageError:
+    """Return the error that a store is damaged."""
+    return DamageError(f"store {path} is damaged: {what}. `topnine run` makes it again, `topnine verify` tells all.")
+
+
+def find_node(group: zarr.Group, path: str, kind: type[Node]) -> Node | None:
+    """Return an array or a group below a group, None where there is none that can be read."""
+    try:
+        node = group[path]
+    except DAMAGE_ERRORS:
+        return None
+    return node if isinstance(node, kind) else None
+
+
+def create_array(group: zarr.Group, path: str, spec: Spec, overwrite: bool = False) -> zarr.Array[Any]:
+    """Create an empty array of a group; one that is there is deleted with ``overwrite``, else it is an error."""
+    return group.create_array(
+        path,
+        shape=spec.shape,
+        dtype=spec.dtype,
+        chunks=spec.chunks or spec.unit,
+        shards=spec.unit if spec.chunks else None,
+        compressors=CODECS,
+        fill_value=spec.fill,
+        dimension_names=spec.names,
+        attributes=dict(spec.attributes),
+        overwrite=overwrite,
+    )
+
+
+def expected_metadata(path: str, spec: Spec) -> dict[str, Any]:
+    """Return the metadata that an array of a specification has."""
+    return create_array(zarr.create_group(zarr.storage.MemoryStore()), path, spec).metadata.to_dict()
+
+
+def coordinate_values(spec: Spec) -> np.ndarray:
+    """Return the values of a coordinate."""
+    return np.array(spec.values, np.dtypes.StringDType() if spec.dtype is str else spec.dtype)
+
+
+def write_fingerprint(group: zarr.Group, stage: str, fingerprint: Any) -> None:
+    """Record in a group's attributes that a stage is done, or with None that it is not done any more."""
+    recorded = read_fingerprints(group.attrs.asdict(), str(group.store_path))
+    fingerprints = sorted({**recorded, stage: fingerprint}.items())
+    kept = {stage: value for stage, value in fingerprints if value is not None}
+    group.update_attributes(store_attributes({"fingerprints": kept}))
+
+
+def _with_empty_chunks(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """Return an array that writes chunks of fill values, too: a chunk that is missing is then known to be damage.
+
+    Zarr does not store this setting with the array, so it is set whenever an array is opened.
+    """
+    return array.with_config({"write_empty_chunks": True})

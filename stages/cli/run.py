@@ -1,0 +1,154 @@
+"""The commands that run stages: all of them, one of them, or those of the gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import typer
+
+from topnine.stages.cli.display import show_progress
+from topnine.stages.cli.options import RunOptions, SheetOptions, command
+from topnine.stages.cli.terminal import print_message, print_messages, print_result
+
+if TYPE_CHECKING:
+    from topnine.pipeline.cluster.pool import Pool
+    from topnine.pipeline.config.clusters import ClusterConfig
+    from topnine.pipeline.config.sections import RunConfig
+    from topnine.pipeline.plan import Plan
+    from topnine.stages.progress import Progress
+    from topnine.stages.runner import Stage
+
+# Functions import torch and dask when they are called: `topnine --help` and wrong options need not wait for them.
+
+app = typer.Typer()
+
+SINGLE_STAGES = {
+    "index": "Write the list of all images into the store.",
+    "mine": "Record every filter's strongest activation on every image.",
+    "rank": "Find the nine images that activate each filter most.",
+    "statistics": "Compute histograms, classes and correlations of every filter's activations.",
+    "deconvolve": "Project the nine strongest activations of each filter back to pixels and cut out their patches.",
+}
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """Stages to be run for a plan, in this order; the title precedes their names in the progress."""
+
+    plan: Plan
+    stages: Mapping[str, Stage]
+    title: str = ""
+
+
+@command(app, "run")
+def run(options: RunOptions, sheets: SheetOptions) -> None:
+    """Run every stage: index, mine, rank, deconvolve, tile."""
+    run_stages(options.read(), ("index", "mine", "rank", "deconvolve", "tile"), sheets)
+
+
+def _add_single_stage(name: str, help: str) -> None:
+    @command(app, name, help=help)
+    def run_single_stage(options: RunOptions) -> None:
+        """Run the stage of this name."""
+        run_stages(options.read(), [name])
+
+
+for _name, _help in SINGLE_STAGES.items():
+    _add_single_stage(_name, _help)
+
+
+@command(app, "tile")
+def tile(options: RunOptions, sheets: SheetOptions) -> None:
+    """Draw the sheets of the layers."""
+    run_stages(options.read(), ["tile"], sheets)
+
+
+@command(app, "gallery")
+def gallery(options: RunOptions) -> None:
+    """Write a static site that shows every deconvolved layer of the store, whatever --layer says."""
+    run_stages(_choose_ranked_layers(options.read()), ["statistics", "gallery"])
+
+
+def _choose_ranked_layers(config: RunConfig) -> RunConfig:
+    """Return the configuration with all ranked layers; without any, unchanged: the stages say what is missing."""
+    from topnine.pipeline.store.store import Store
+
+    store = Store.open(config.store)
+    ranked = [name for name in store.layers if store.fingerprint("rank", name) is not None]
+    if not ranked:
+        return config
+    return config.model_copy(update={"mine": config.mine.model_copy(update={"layers": " ".join(ranked)})})
+
+
+def run_stages(config: RunConfig, stages: Collection[str], sheets: SheetOptions | None = None) -> None:
+    """Run stages by name, then print what the store holds and the paths of the store and the pictures."""
+    from topnine.pipeline.plan import make_plan
+    from topnine.pipeline.store.store import Store
+    from topnine.stages.cli.summary import describe_run
+    from topnine.stages.runner import STAGES
+    from topnine.stages.tile import check_filters
+    from topnine.stages.tile import tile as draw
+
+    choice = (sheets or SheetOptions()).read()
+    if "index" not in stages:
+        Store.open(config.store)  # raises InputError where there is none
+    plan = make_plan(config)
+    if "deconvolve" in stages:
+        plan.check_rule()
+    check_filters(plan.layers, choice.named_filters)
+    print_messages(plan.network.remarks)
+    chosen: Mapping[str, Stage] = {**STAGES, "tile": partial(draw, choice=choice)}
+    run_plans(config.cluster, [StageRun(plan, {name: chosen[name] for name in stages})])
+    for line in describe_run(plan, stages, choice):
+        print_result(line)
+
+
+def run_plans(cluster: ClusterConfig, runs: Collection[StageRun]) -> None:
+    """Run the stages of one plan after the other on the same workers and show their progress."""
+    from topnine.pipeline.cluster.kinds import connect
+
+    try:
+        with show_progress() as show, connect(cluster, _count_gpus(cluster)) as pool:
+            announce = _announce_dashboard(pool)
+            for stage_run in runs:
+                for progress in _run_stages_of(stage_run, pool):
+                    announce()
+                    show(progress)
+    except KeyboardInterrupt:
+        print_message("interrupted: what is done is kept, the same command goes on from there.")
+        raise typer.Exit(130) from None
+
+
+def _run_stages_of(stage_run: StageRun, pool: Pool) -> Iterator[Progress]:
+    from topnine.stages.runner import run as run_all
+
+    with closing(run_all(stage_run.plan, pool, stage_run.stages)) as running:
+        for progress in running:
+            yield replace(progress, stage=f"{stage_run.title} {progress.stage}".strip())
+
+
+def _announce_dashboard(pool: Pool) -> Callable[[], None]:
+    """Return a function that prints the address of the pool's dashboard whenever it has changed."""
+    printed = ""
+
+    def announce() -> None:
+        """Print the dashboard's address once it is known."""
+        nonlocal printed
+        if pool.dashboard != printed:
+            printed = pool.dashboard
+            print_message(f"dashboard: {printed}")
+
+    return announce
+
+
+def _count_gpus(cluster: ClusterConfig) -> int:
+    """Count this machine's GPUs where the cluster needs their number; for others torch need not be imported."""
+    if cluster.kind != "cuda":
+        return 0
+    from topnine.pipeline.compute.devices import count_gpus
+
+    return count_gpus()

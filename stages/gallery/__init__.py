@@ -1,0 +1,1 @@
+"""Stage gallery: a static site of every layer of a run."""

@@ -1,0 +1,1 @@
+"""The paper's other figures: 4 to 7."""

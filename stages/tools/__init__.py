@@ -1,0 +1,1 @@
+"""Commands beside the stages: pack, export, verify, status and plan."""
