@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -97,7 +98,9 @@ class Pool:
     def threads(self) -> int:
         """Threads of a worker, for decoding and the network."""
         if self._threads == 0:
-            self._threads = min(self._workers().client.run(count_cores).values())
+            workers = self._workers()
+            with _scheduler_answers():
+                self._threads = min(workers.client.run(count_cores).values())
         return self._threads
 
     @property
@@ -190,7 +193,9 @@ class Pool:
             workers.scaling.left = len(waiting) + len(running)
         while waiting and len(running) < max(1, self._count_workers()):
             item, tries = waiting.popleft()
-            future = workers.client.submit(_attempt, function, item, *arguments(item), pure=False, retries=0)
+            needed = arguments(item)
+            with _scheduler_answers():
+                future = workers.client.submit(_attempt, function, item, *needed, pure=False, retries=0)
             running[future.key] = _Attempt(item, tries, future)
             future.add_done_callback(finished.put)
 
@@ -200,18 +205,15 @@ class Pool:
         return self._started
 
     def _count_workers(self) -> int:
-        try:
-            return len(self._workers().client.nthreads())
-        except (OSError, DaskTimeoutError) as error:
-            raise _gone() from error
+        workers = self._workers()
+        with _scheduler_answers():
+            return len(workers.client.nthreads())
 
     def _cancel(self, futures: list[Future[Any]]) -> None:
         if self._started is None or not futures:
             return
-        try:
+        with _scheduler_answers():
             self._started.client.cancel(futures, force=True)
-        except (OSError, DaskTimeoutError, CancelledError) as error:
-            raise _gone() from error
         with _one_task:  # a task in this very process goes on until it asks whether it is abandoned
             pass
 
@@ -235,25 +237,30 @@ def _attempt(function: Callable[..., Result], *arguments: Any) -> Result | Topni
 
 def _outcome(future: Future[Any]) -> Any:
     """Return a future's result, errors included; raise those that end the run."""
-    try:
+    with _scheduler_answers():
         error = future.exception()
-        if isinstance(error, KilledWorker):
-            worker = error.last_worker.address
-            return WorkError(f"its worker died ({worker}): out of memory, killed, or a library crashed")
-        if error is not None:  # of any kind: whatever a library raised in a task
-            return WorkError(f"{type(error).__name__}: {error}{_raised_in(future)}")
-        result = future.result()
-    except CancelledError:
-        raise _gone() from None
+        result = future.result() if error is None else None
+    if isinstance(error, KilledWorker):
+        worker = error.last_worker.address
+        return WorkError(f"its worker died ({worker}): out of memory, killed, or a library crashed")
+    if error is not None:  # of any kind: whatever a library raised in a task
+        return WorkError(f"{type(error).__name__}: {error}{_raised_in(future)}")
     if isinstance(result, TopnineError) and (isinstance(result, StopError) or not isinstance(result, WorkError)):
         raise result
     return result
 
 
 def _raised_in(future: Future[Any]) -> str:
-    frames = traceback.extract_tb(future.traceback())
+    with _scheduler_answers():
+        frames = traceback.extract_tb(future.traceback())
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
-def _gone() -> StopError:
-    return StopError("the Dask scheduler is gone. What is done is kept, the same command goes on from there.")
+@contextmanager
+def _scheduler_answers() -> Iterator[None]:
+    """Raise StopError where a question to the scheduler fails: Dask raises several errors when it is gone."""
+    try:
+        yield
+    except (OSError, DaskTimeoutError, CancelledError) as error:
+        message = "the Dask scheduler is gone. What is done is kept, the same command goes on from there."
+        raise StopError(message) from error

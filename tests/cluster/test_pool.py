@@ -3,6 +3,8 @@
 import ctypes
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distributed import Client, wait
+
 from topnine.pipeline.cluster.kinds import connect
-from topnine.pipeline.cluster.pool import TRIES, Tick
+from topnine.pipeline.cluster.pool import TRIES, Pool, Tick, Workers, _outcome
 from topnine.pipeline.config.clusters import InlineCluster, LocalCluster
 from topnine.pipeline.errors import StopError, WorkError
 
@@ -132,6 +136,52 @@ def test_a_full_disk_stops_at_once(tmp_path):
     with connect(InlineCluster()) as pool, pytest.raises(StopError, match="No space left on device: '/data/x'"):
         list(pool.run(full_disk, range(5), tmp_path))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.fixture
+def scheduler():
+    """A scheduler with one worker, in processes of their own: gives a client, and what kills the scheduler."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    start = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
+    first = subprocess.Popen(start, **quiet)
+    work = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+    second = subprocess.Popen(work, **quiet)
+
+    def kill() -> None:
+        """End the scheduler at once."""
+        first.kill()
+        first.wait()
+
+    with Client(address, timeout="60s") as client:
+        client.wait_for_workers(1, timeout=60)
+        yield client, kill
+    for process in (second, first):
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("ask", ["result", "submit", "threads"])
+def test_a_scheduler_that_goes_is_a_sentence_whenever_it_is_asked(scheduler, ask):
+    client, kill = scheduler
+    pool = Pool(lambda: Workers(client), 0, True)
+    future = client.submit(double, 1, 0, pure=False)
+    wait([future], timeout=60)
+    assert list(pool.run(double, [1], 0)) == [(1, 2)]
+    kill()
+    questions = {
+        "result": lambda: _outcome(future),
+        "submit": lambda: list(pool.run(double, [1], 0)),
+        "threads": lambda: pool.threads,
+    }
+    with pytest.raises(StopError, match="the Dask scheduler is gone"):
+        questions[ask]()
 
 
 def test_workers_are_started_for_the_first_task_only():
