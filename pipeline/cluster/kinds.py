@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,7 +85,9 @@ def _count_threads(config: ClusterConfig, gpus: int) -> int:
 
 def _start(config: ClusterConfig, gpus: int, stack: ExitStack) -> Workers:
     if isinstance(config, AddressCluster):
-        return Workers(stack.enter_context(_join_scheduler(config)))
+        client = _join_scheduler(config)
+        stack.callback(_leave_scheduler, client)
+        return Workers(client)
     try:
         cluster = stack.enter_context(_make_cluster(config, gpus, stack))
         client = stack.enter_context(Client(cluster))
@@ -180,6 +182,11 @@ def _join_scheduler(config: AddressCluster) -> Client:
             "Start them with `dask scheduler` and `dask worker`, or give another cluster.address."
         ) from error
     return client
+
+
+def _leave_scheduler(client: Client) -> None:
+    with suppress(OSError, DaskTimeoutError):  # one that is gone need not be told
+        client.close()
 
 
 class _IgnoreInterrupts(WorkerPlugin):
