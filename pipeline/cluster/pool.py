@@ -93,6 +93,7 @@ class Pool:
         self._threads = threads
         self._has_dashboard = has_dashboard
         self._started: Workers | None = None
+        self._dashboard = ""
 
     @property
     def threads(self) -> int:
@@ -106,8 +107,7 @@ class Pool:
     @property
     def dashboard(self) -> str:
         """The address of Dask's dashboard; empty where no workers were started, or none but the driver."""
-        started = self._started if self._has_dashboard else None
-        return str(started.client.dashboard_link) if started else ""
+        return self._dashboard
 
     def run(
         self, function: Callable[..., Result], items: Iterable[Item], *fixed: Any, narrow: Narrow = _keep
@@ -202,6 +202,8 @@ class Pool:
     def _workers(self) -> Workers:
         if self._started is None:
             self._started = self._start()
+            with _scheduler_answers():  # once: a client asks its scheduler for the address
+                self._dashboard = str(self._started.client.dashboard_link) if self._has_dashboard else ""
         return self._started
 
     def _count_workers(self) -> int:

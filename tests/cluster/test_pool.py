@@ -11,11 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from distributed import Client, wait
 
 from topnine.pipeline.cluster.kinds import connect
-from topnine.pipeline.cluster.pool import TRIES, Tick, _outcome
+from topnine.pipeline.cluster.pool import TRIES, Pool, Tick, Workers, _outcome
 from topnine.pipeline.config.clusters import InlineCluster, LocalCluster
 from topnine.pipeline.errors import StopError, WorkError
 
@@ -169,9 +168,12 @@ def free_port() -> int:
 
 def test_a_scheduler_that_goes_before_it_gave_a_result_is_a_sentence(scheduler):
     client, kill = scheduler
+    pool = Pool(lambda: Workers(client), 1, True)
+    assert list(pool.run(double, [1], 0)) == [(1, 2)]
     future = client.submit(double, 1, 0, pure=False)
     wait([future], timeout=60)
     kill()
+    assert pool.dashboard.startswith("http://127.0.0.1:")  # progress shows it: that asks nobody
     with pytest.raises(StopError, match="the Dask scheduler is gone"):
         _outcome(future)
 
