@@ -5,6 +5,7 @@ A plan stays in the driver. A task is handed a small frozen value with what it n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -36,6 +37,8 @@ from .network.layers import Layer, find_layers
 from .network.loading import Network, check_reproducible, load_network, trace_network
 from .network.unloaded import check_classifier, check_layers
 from .store.store import Store, check_writable
+
+logger = logging.getLogger(__name__)
 
 _Examined = tuple[Graph, tuple[Layer, ...], References]
 # What was found of the networks that this process has loaded, by the input's size and the layers asked for.
@@ -190,11 +193,13 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
         open_device(config.cluster.device).check_precision(config.mine.precision)
     check_writable(config.store)
     dataset = _find_data(config, photographs)  # before weights are downloaded
+    logger.info("loading %s", config.network.name)
     network = load_network(config.network)
     check_reproducible(network)
     examined = _EXAMINED.setdefault(network.module, {})
     key = config.decode.crop, config.mine.layers
     if key not in examined:
+        logger.info("tracing and probing %s", config.network.name)
         examined[key] = _examine(config, network)
     graph, layers, references = examined[key]
     classes = read_classes(config.data.classes) if config.data.classes else None

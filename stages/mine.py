@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
-from topnine.pipeline.cluster.pool import TRIES, Pool, Tick, abandoned
+from topnine.pipeline.cluster.pool import TRIES, Meter, Pool, Tick, abandoned
 from topnine.pipeline.compute.activations import BlockResult, MiningSettings, run_images
 from topnine.pipeline.data.entry import Dataset
 from topnine.pipeline.data.images import ImageSource
@@ -92,20 +92,23 @@ def mine_spans(
 ) -> Iterator[int]:
     """Mine spans; yield how many images are mined, and note in ``failed`` the blocks that failed, with the reason.
 
-    It gives up where ten blocks fail before any is mined.
+    Images of a block that is not finished count as soon as they are through the network. It gives up where ten blocks
+    fail before any is mined.
     """
     names = list(dict.fromkeys(layer.name for span in spans for layer in span.layers))
-    skipped, next_look = count_mined(store, names), 0.0
+    mined = skipped = count_mined(store, names)
+    next_look, shown, most = 0.0, skipped, len(store.images) - 1
     narrow = partial(select_shards, store, ShardFinder.read(store, task.settings.images))
     for finished in pool.attempt(mine_span, spans, task, split=partial(find_unfinished, store), narrow=narrow):
         if not isinstance(finished, Tick) and isinstance(finished[1], WorkError):
             set_aside(store, finished[0], finished[1], failed)
         began = time.monotonic()
-        if began < next_look:
-            continue
-        mined = count_mined(store, names)
-        next_look = time.monotonic() + (1 / LOOKING - 1) * (time.monotonic() - began)
-        yield mined
+        if began >= next_look:
+            mined = count_mined(store, names)
+            next_look = time.monotonic() + (1 / LOOKING - 1) * (time.monotonic() - began)
+        under_way = finished.units if isinstance(finished, Tick) else 0
+        shown = max(shown, mined, min(mined + under_way, most))
+        yield shown
         if len(failed) >= HOPELESS and mined == skipped:
             break
     yield count_mined(store, names)
@@ -195,9 +198,11 @@ def mine_span(span: Span, task: MineTask) -> None:
     blocks = [block for block in span.blocks if not all(store.progress.is_done(name, block) for name in names)]
     runs = [store.images.rows(block) for block in blocks]
     records = iterate_records(store, runs, find_mined(store))
-    with closing(run_images(task.settings, span.layers, records, runs)) as results:
-        for block, result in zip(blocks, results, strict=False):
+    meter = Meter()
+    with closing(run_images(task.settings, span.layers, records, runs, meter.add)) as results:
+        for block, rows, result in zip(blocks, runs, results, strict=False):
             write_block(store, block, result)
+            meter.add(rows.start - rows.stop)
             if abandoned():
                 return
 

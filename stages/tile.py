@@ -23,7 +23,7 @@ from topnine.pipeline.store.names import quote
 from topnine.pipeline.store.store import Store
 from topnine.stages.changes import check_touched_shards
 from topnine.stages.progress import Progress
-from topnine.stages.work import PatchReader, is_current
+from topnine.stages.work import PatchReader, Preview, is_current
 
 PDF_DPI = 300
 WEBP_SIDE_PX = 16_383  # the longest side that the format can have
@@ -78,6 +78,8 @@ class LayerSheets:
     config : TileConfig
     network : Network
         Whose weights are drawn, where the layer works on pixels.
+    patches : PatchReader
+        Of the store, for a grid of more patches than it keeps.
     """
 
     store: Store
@@ -85,6 +87,14 @@ class LayerSheets:
     facts: dict[str, str]
     config: TileConfig
     network: Network
+    patches: PatchReader
+
+    @classmethod
+    def of(cls, plan: Plan, store: Store, layer: Layer, threads: int) -> LayerSheets:
+        """Return what the sheets of a plan's layer are drawn from; ``threads`` decode the patches of a grid."""
+        facts = describe_layer(plan.config, plan.dataset.name, len(store.images), layer)
+        patches = PatchReader(store, plan.images, threads)
+        return cls(store, layer, facts, plan.config.tile, plan.network, patches)
 
     @property
     def title(self) -> str:
@@ -106,16 +116,40 @@ def tile(plan: Plan, pool: Pool, choice: SheetChoice = SheetChoice()) -> Iterato
             raise InputError(f"layer {layer.name} is not deconvolved with these settings: `topnine deconvolve` first.")
     if choice.grid is not None:
         check_touched_shards(plan.dataset, store, pool)
-    patches = PatchReader(store, plan.images, pool.threads)
-    (plan.folder / "figures").mkdir(parents=True, exist_ok=True)
     yield Progress("tile", 0, len(plan.layers), "layers")
     for done, layer in enumerate(plan.layers, 1):
-        facts = describe_layer(plan.config, plan.dataset.name, len(store.images), layer)
-        source = LayerSheets(store, layer, facts, plan.config.tile, plan.network)
-        paths = sheet_paths(plan.folder, layer, plan.network, choice)
-        for path, sheet in zip(paths, _draw(source, patches, choice), strict=True):
-            save_sheet(sheet.picture, path, {**facts, "filters": sheet.filters})
+        write_sheets(LayerSheets.of(plan, store, layer, pool.threads), plan.folder, choice)
         yield Progress("tile", done, len(plan.layers), "layers")
+
+
+def preview(plan: Plan, choice: SheetChoice) -> Preview | None:
+    """Return what is shown of a layer before all its filters are projected; None where no projection is drawn."""
+    if choice.grid is not None:
+        return None
+
+    def draw(store: Store, layer: Layer) -> Path:
+        """Write the sheets of a layer whose shown filters are projected; return the first."""
+        return write_sheets(LayerSheets.of(plan, store, layer, 1), plan.folder, choice)[0]
+
+    return Preview(lambda store, layer: choose_shown(store, layer, choice, plan.config.tile.seed), draw)
+
+
+def choose_shown(store: Store, layer: Layer, choice: SheetChoice, seed: int) -> list[int]:
+    """Return the filters whose projections the sheets of a layer show; none where no filter is active."""
+    if choice.single is not None:
+        return [choice.single]
+    rows, columns = _grid(layer)
+    live = np.nonzero(store.layer(layer.name).read_ranking().image[:, 0] >= 0)[0]
+    return list(choice.filters) or sheets.choose_filters(live, rows * columns, seed).tolist()
+
+
+def write_sheets(source: LayerSheets, folder: Path, choice: SheetChoice) -> list[Path]:
+    """Draw the sheets of a layer and write them into the run's folder; list the files."""
+    paths = sheet_paths(folder, source.layer, source.network, choice)
+    for path, sheet in zip(paths, _draw(source, choice), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_sheet(sheet.picture, path, {**source.facts, "filters": sheet.filters})
+    return paths
 
 
 def sheet_paths(folder: Path, layer: Layer, network: Network, choice: SheetChoice) -> list[Path]:
@@ -156,30 +190,32 @@ def first_weights(network: Network, layer: Layer) -> np.ndarray | None:
     return pixel_weights(network.module, layer) if layer.number == 1 else None
 
 
-def _draw(source: LayerSheets, patches: PatchReader, choice: SheetChoice) -> Iterator[Sheet]:
+def _draw(source: LayerSheets, choice: SheetChoice) -> Iterator[Sheet]:
     """Draw a layer's sheets, in the order of ``sheet_paths``."""
     if choice.single is not None and choice.grid is not None:
-        yield _draw_grid(source, patches, choice.single, choice.grid)
+        yield _draw_grid(source, choice.single, choice.grid)
     elif choice.single is not None:
         yield _draw_filter(source, choice.single)
     else:
-        yield _draw_layer(source, choice.filters)
+        yield _draw_layer(source, choose_shown(source.store, source.layer, choice, source.config.seed))
         weights = first_weights(source.network, source.layer)
         if weights is not None:
             title = f"{source.facts['network']} · {source.facts['layer']}"
             yield Sheet(sheets.first_filters(weights, title), "all")
 
 
-def _draw_layer(source: LayerSheets, filters: tuple[int, ...]) -> Sheet:
-    rows, columns = sheets.PAPER_GRIDS.get(source.layer.number or 0, sheets.OTHER_GRID)
-    live = np.nonzero(source.arrays.read_ranking().image[:, 0] >= 0)[0]
-    numbers = list(filters) or sheets.choose_filters(live, rows * columns, source.config.seed).tolist()
+def _draw_layer(source: LayerSheets, numbers: list[int]) -> Sheet:
     if not numbers:
         raise InputError(f"no filter of layer {source.layer.name} is active on any image: there is nothing to draw.")
     cells = _read_cells(source.arrays, numbers)
     return Sheet(
-        sheets.sheet(cells, (rows, columns), source.title, source.config.quantile), " ".join(map(str, numbers))
+        sheets.sheet(cells, _grid(source.layer), source.title, source.config.quantile), " ".join(map(str, numbers))
     )
+
+
+def _grid(layer: Layer) -> tuple[int, int]:
+    """Return the rows and columns of filters of a layer's sheet."""
+    return sheets.PAPER_GRIDS.get(layer.number or 0, sheets.OTHER_GRID)
 
 
 def _draw_filter(source: LayerSheets, number: int) -> Sheet:
@@ -188,8 +224,8 @@ def _draw_filter(source: LayerSheets, number: int) -> Sheet:
     return Sheet(sheets.filter_sheet(cell, captions, title, source.config.quantile), str(number))
 
 
-def _draw_grid(source: LayerSheets, patches: PatchReader, number: int, count: int) -> Sheet:
-    strongest = patches.read_strongest(source.layer, number, count)
+def _draw_grid(source: LayerSheets, number: int, count: int) -> Sheet:
+    strongest = source.patches.read_strongest(source.layer, number, count)
     if not len(strongest):
         raise InputError(
             f"filter {number} of layer {source.layer.name} is not active on any image: there is nothing to draw."

@@ -1,10 +1,11 @@
-"""What the stages share: groups of items, records of images, layers that are out of date, patches read again."""
+"""What the stages share: groups of items, records of images, layers out of date, patches read again, previews."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 
 import numpy as np
 
@@ -59,6 +60,22 @@ class ShardFinder:
     def select(self, ids: np.ndarray | slice | list[int]) -> ImageSource:
         """Return the images with those shards alone that images of some ids are in."""
         return self.images.select(np.unique(self.shard[ids]).tolist())
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What is shown of a layer before all of its filters are projected.
+
+    Attributes
+    ----------
+    filters : callable
+        Returns the filters of a layer, of a store, that are projected first.
+    draw : callable
+        Draws them from what the store has of the layer; returns the file.
+    """
+
+    filters: Callable[[Store, Layer], Sequence[int]]
+    draw: Callable[[Store, Layer], Path]
 
 
 def read_records(store: Store, images: np.ndarray) -> list[ImageRecord]:

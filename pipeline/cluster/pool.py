@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -24,6 +25,7 @@ Narrow = Callable[..., tuple[Any, ...]]
 
 TRIES = 3  # of a task that fails, on any worker
 POLL_S = 0.5  # between two looks at the workers while no task is done
+METERS = "topnine-meters"  # Dask's topic of what the tasks report
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of a disk to which no task can write
 
 # A process runs one task at a time, whatever its number of Dask threads: torch and the device are shared by all.
@@ -32,7 +34,15 @@ _one_task = threading.Lock()
 
 @dataclass(frozen=True)
 class Tick:
-    """Nothing was done for ``POLL_S`` seconds: the reader of ``Pool.attempt`` may look around."""
+    """No task was done: the reader of ``Pool.attempt`` may look around.
+
+    Attributes
+    ----------
+    units : int
+        What the running tasks have done by now, as their meters say.
+    """
+
+    units: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,26 @@ def abandoned() -> bool:
         return False
     task = worker.state.tasks.get(worker.get_current_task())
     return task is None or task.state == "cancelled"
+
+
+class Meter:
+    """Counts what a task has done, and reports it to the driver, twice a second; outside of a worker to nobody."""
+
+    def __init__(self) -> None:
+        self._units = 0
+        self._told = -POLL_S
+
+    def add(self, units: int) -> None:
+        """Count more units, or fewer: what the driver learns by other ways is taken off at once."""
+        self._units += units
+        if units >= 0 and time.monotonic() - self._told < POLL_S:
+            return
+        self._told = time.monotonic()
+        try:
+            worker = get_worker()
+        except ValueError:
+            return
+        worker.log_event(METERS, {"task": worker.get_current_task(), "units": self._units})
 
 
 class ScaleToTasksLeft(Adaptive):
@@ -94,6 +124,7 @@ class Pool:
         self._has_dashboard = has_dashboard
         self._started: Workers | None = None
         self._dashboard = ""
+        self._units: dict[Any, int] = {}  # by running task
 
     @property
     def threads(self) -> int:
@@ -168,12 +199,12 @@ class Pool:
                 try:
                     attempt = running.pop(finished.get(timeout=POLL_S).key)
                 except Empty:
-                    yield Tick()
+                    yield self._tick(running)
                     continue
                 result = _outcome(attempt.future)
                 if isinstance(result, WorkError) and attempt.tries < TRIES:
                     waiting.extend((part, attempt.tries + 1) for part in split(attempt.item))
-                    yield Tick()
+                    yield self._tick(running)
                 else:
                     yield attempt.item, result
         finally:
@@ -197,14 +228,27 @@ class Pool:
             with _scheduler_answers():
                 future = workers.client.submit(_attempt, function, item, *needed, pure=False, retries=0)
             running[future.key] = _Attempt(item, tries, future)
+            self._units[future.key] = 0
             future.add_done_callback(finished.put)
 
     def _workers(self) -> Workers:
         if self._started is None:
             self._started = self._start()
+            client = self._started.client
             with _scheduler_answers():  # once: a client asks its scheduler for the address
-                self._dashboard = str(self._started.client.dashboard_link) if self._has_dashboard else ""
+                self._dashboard = str(client.dashboard_link) if self._has_dashboard else ""
+                client.subscribe_topic(METERS, self._read_meter)
         return self._started
+
+    def _read_meter(self, event: tuple[float, dict[str, Any]]) -> None:
+        task, units = event[1]["task"], event[1]["units"]
+        if task in self._units:  # a running scheduler may have tasks of others, too
+            self._units[task] = units
+
+    def _tick(self, running: Collection[Any]) -> Tick:
+        """Return what the running tasks have done; forget those that ended."""
+        self._units = {task: self._units[task] for task in running}
+        return Tick(sum(self._units.values()))
 
     def _count_workers(self) -> int:
         workers = self._workers()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -92,12 +92,16 @@ def join(results: list[BlockResult]) -> BlockResult:
 
 
 def run_images(
-    settings: MiningSettings, layers: tuple[Layer, ...], records: Iterable[ImageRecord], runs: list[slice]
+    settings: MiningSettings,
+    layers: tuple[Layer, ...],
+    records: Iterable[ImageRecord],
+    runs: list[slice],
+    count: Callable[[int], None] = lambda images: None,
 ) -> Generator[BlockResult, None, None]:
     """Decode images and run them through the network; yield the result of each run of consecutive images.
 
     Batches never cross a run. The decoder runs ahead of the network, across the runs, as far as ``queue_bytes`` lets
-    it.
+    it. ``count`` is told the number of images of every batch that is through.
 
     Raises
     ------
@@ -120,7 +124,11 @@ def run_images(
         batches = list_batches(decoded, runs, settings.batch)
         results = streams.enter_context(closing(map_ahead(forward.run_batch, batches, forwards, forwards + 1)))
         for rows in runs:
-            yield join(list(islice(results, -(-(rows.stop - rows.start) // settings.batch))))
+            of_run = []
+            for result in islice(results, -(-(rows.stop - rows.start) // settings.batch)):
+                of_run.append(result)
+                count(len(result.columns["reason"]))
+            yield join(of_run)
 
 
 def decode_image(reader: ImageReader, settings: MiningSettings, record: ImageRecord) -> Decoded | DecodeError:

@@ -136,6 +136,16 @@ def ranked_images(ranking: Ranking) -> np.ndarray:
     return np.unique(ranking.image[ranking.image >= 0])
 
 
+def projection_cost(layer: Layer, crop: int) -> int:
+    """Return what a projection of a layer costs beside one of another: the pixels of its crop times the operations.
+
+    To decode its image and to write the result costs about what three operations on the whole image do.
+    """
+    zero = np.zeros(1, int)
+    ((top, left, bottom, right),) = exact_boxes(layer.crops, zero, zero, crop).tolist()
+    return int((bottom - top) * (right - left) * layer.tap.operation + 3 * crop**2)
+
+
 def make_projections(
     ranking: Ranking,
     first_filter: int,

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from topnine.stages.cli.terminal import escape, print_message
@@ -44,8 +45,20 @@ def describe_progress(progress: Progress, seconds: float) -> str:
     rate = (progress.done - progress.skipped) / seconds if seconds else 0
     if not rate:
         return line
-    left = progress.total - progress.done
-    return f"{line}, {rate:.1f} {progress.unit}/s" + (f", {left / rate:.0f} s left" if left > 0 else "")
+    left = progress.estimate_left(seconds)
+    return f"{line}, {rate:.1f} {progress.unit}/s" + (f", {describe_seconds(left)} left" if left else "")
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a time as text.
+
+    >>> describe_seconds(8.4), describe_seconds(192.0), describe_seconds(7507.0)
+    ('8 s', '3 min 12 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60:,} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 class Lines:
@@ -54,6 +67,7 @@ class Lines:
     def __init__(self) -> None:
         self._stage = ""
         self._began = self._printed = 0.0
+        self._ended = False
 
     def show(self, progress: Progress) -> None:
         """Print the progress if it is time for a line, and a note in any case."""
@@ -62,9 +76,9 @@ class Lines:
         now = time.monotonic()
         begins, ends = progress.stage != self._stage, progress.done >= progress.total
         if begins:
-            self._stage, self._began = progress.stage, now
-        if begins or ends or now - self._printed >= LINE_INTERVAL_S:
-            self._printed = now
+            self._stage, self._began, self._ended = progress.stage, now, False
+        if begins or (ends and not self._ended) or now - self._printed >= LINE_INTERVAL_S:
+            self._printed, self._ended = now, ends
             print_message(describe_progress(progress, now - self._began))
 
 
@@ -82,22 +96,30 @@ class _Bars:
         stage = progress.stage
         if stage not in self._of_stage:
             self._of_stage[stage] = self._bars.add_task(
-                escape(stage), total=progress.total, completed=progress.skipped, unit=progress.unit
+                escape(stage), total=progress.total, completed=progress.skipped, progress=progress
             )
-        self._bars.update(self._of_stage[stage], completed=progress.done)
+        self._bars.update(self._of_stage[stage], completed=progress.done, progress=progress)
 
 
 def _make_bars() -> ProgressBars:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as ProgressBars
     from rich.text import Text
 
     class SpeedColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
             """Return the speed of a stage as text."""
-            return Text(f"{task.speed:.1f} {task.fields['unit']}/s" if task.speed else "")
+            return Text(f"{task.speed:.1f} {task.fields['progress'].unit}/s" if task.speed else "")
+
+    class LeftColumn(ProgressColumn):
+        max_refresh = 0.5  # seconds
+
+        def render(self, task: Task) -> Text:
+            """Return the time that a stage has left as text."""
+            left = task.fields["progress"].estimate_left(task.elapsed or 0)
+            return Text(str(timedelta(seconds=round(left))) if left else "")
 
     name = TextColumn("{task.description:>10}", markup=False)
-    columns = name, BarColumn(), MofNCompleteColumn(), SpeedColumn(), TimeRemainingColumn()
+    columns = name, BarColumn(), MofNCompleteColumn(), SpeedColumn(), LeftColumn()
     return ProgressBars(*columns, console=Console(stderr=True), speed_estimate_period=SPEED_WINDOW_S)

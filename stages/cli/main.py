@@ -18,6 +18,7 @@ from topnine.stages.cli.terminal import (
     print_error,
     print_message,
     print_result,
+    show_log,
     silence_leftovers,
 )
 
@@ -50,6 +51,7 @@ def main() -> None:
     """Run the command line; an error that a user can cause is one sentence and an exit code, without a traceback."""
     limit_arenas()
     guard_standard_error()
+    show_log()
     _handle_signals()
     try:
         app()

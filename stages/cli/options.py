@@ -105,6 +105,12 @@ class RunOptions:
 
         return read_config(self.config, self._changes(), self.cluster, self.network)
 
+    def words(self) -> list[str]:
+        """Return the options as a shell's words."""
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "changes"}
+        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+        return [*words, *(word for change in self.changes or [] for word in ("--set", change))]
+
     def find_origins(self) -> dict[str, str]:
         """Return for each key that the configuration or an option gives which of them does, by ``table.key``."""
         from topnine.pipeline.config.reading import list_keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from topnine.stages.cli.options import Filters, ImageKeys, RunOptions, command, parse_filters, parse_keys
-from topnine.stages.cli.run import StageRun, run_plans
+from topnine.stages.cli.run import LOADING, StageRun, run_plans
 from topnine.stages.cli.terminal import print_messages, print_result
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 # Functions import torch and dask when they are called: `topnine --help` and wrong options need not wait for them.
 
 app = typer.Typer()
+logger = logging.getLogger(__name__)
 
 
 @command(app, "evolution")
 def evolution(options: RunOptions, filters: Filters = None) -> None:
     """Figure 4: the strongest activations of a few filters at every checkpoint of network.checkpoints."""
     config, numbers = options.read(), parse_filters(filters)
+    logger.info(LOADING)
     from topnine.pipeline.plan import make_plan, plan_checkpoints
     from topnine.pipeline.store.names import quote
     from topnine.stages.paper.evolution import evolution as draw
@@ -50,6 +53,7 @@ def evolution(options: RunOptions, filters: Filters = None) -> None:
 def invariance(options: RunOptions, images: ImageKeys = None) -> None:
     """Figure 5: how features and class of a few images change when these are translated, scaled and rotated."""
     config = options.read()
+    logger.info(LOADING)
     from topnine.stages.paper.invariance import invariance as draw
 
     plan = _draw(config, "invariance", partial(draw, keys=parse_keys(images)))
@@ -66,6 +70,7 @@ def first_layer(
 ) -> None:
     """Figure 6: the first layer's filters, all on one scale."""
     config = options.read()
+    logger.info(LOADING)
     from topnine.pipeline.plan import make_plan
     from topnine.stages.paper.first_layer import first_layer as draw
 
@@ -87,6 +92,7 @@ def occlusion(
 ) -> None:
     """Figure 7: how the deepest of the layers and the class respond to a grey square moved over a few images."""
     config = options.read()
+    logger.info(LOADING)
     from topnine.pipeline.store.names import quote
     from topnine.stages.paper.occlusion import occlusion as draw
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from topnine.stages.cli.display import show_progress
+from topnine.stages.cli.display import describe_seconds, show_progress
 from topnine.stages.cli.options import RunOptions, SheetOptions, command
 from topnine.stages.cli.terminal import print_message, print_messages, print_result
 
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 # Functions import torch and dask when they are called: `topnine --help` and wrong options need not wait for them.
 
 app = typer.Typer()
+logger = logging.getLogger(__name__)
 
+LOADING = "loading PyTorch and Dask"  # logged where a command begins to plan: that takes seconds
 SINGLE_STAGES = {
     "index": "Write the list of all images into the store.",
     "mine": "Record every filter's strongest activation on every image.",
@@ -47,7 +52,10 @@ class StageRun:
 @command(app, "run")
 def run(options: RunOptions, sheets: SheetOptions) -> None:
     """Run every stage: index, mine, rank, deconvolve, tile."""
+    began = time.monotonic()
     run_stages(options.read(), ("index", "mine", "rank", "deconvolve", "tile"), sheets)
+    site = shlex.join(["topnine", "gallery", *options.words()])
+    print_message(f"took {describe_seconds(time.monotonic() - began)}; a site of all that is in the store: {site}")
 
 
 def _add_single_stage(name: str, help: str) -> None:
@@ -86,11 +94,13 @@ def _choose_ranked_layers(config: RunConfig) -> RunConfig:
 
 def run_stages(config: RunConfig, stages: Collection[str], sheets: SheetOptions | None = None) -> None:
     """Run stages by name, then print what the store holds and the paths of the store and the pictures."""
+    logger.info(LOADING)
     from topnine.pipeline.plan import make_plan
     from topnine.pipeline.store.store import Store
     from topnine.stages.cli.summary import describe_run
+    from topnine.stages.deconvolve import deconvolve
     from topnine.stages.runner import STAGES
-    from topnine.stages.tile import check_filters
+    from topnine.stages.tile import check_filters, preview
     from topnine.stages.tile import tile as draw
 
     choice = (sheets or SheetOptions()).read()
@@ -101,7 +111,9 @@ def run_stages(config: RunConfig, stages: Collection[str], sheets: SheetOptions 
         plan.check_rule()
     check_filters(plan.layers, choice.named_filters)
     print_messages(plan.network.remarks)
-    chosen: Mapping[str, Stage] = {**STAGES, "tile": partial(draw, choice=choice)}
+    chosen: dict[str, Stage] = {**STAGES, "tile": partial(draw, choice=choice)}
+    if "tile" in stages:
+        chosen["deconvolve"] = partial(deconvolve, preview=preview(plan, choice))
     run_plans(config.cluster, [StageRun(plan, {name: chosen[name] for name in stages})])
     for line in describe_run(plan, stages, choice):
         print_result(line)

@@ -64,6 +64,14 @@ def guard_standard_error() -> None:
         logging.lastResort.setFormatter(_EscapingFormatter())
 
 
+def show_log() -> None:
+    """Have this process print what topnine logs: the steps that come before there is progress to be shown."""
+    logger = logging.getLogger("topnine")
+    logger.handlers = [_Printer()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
 def silence_leftovers() -> None:
     """Have nothing printed of requests that are destroyed unfinished when this process ends, with their tracebacks."""
     sys.unraisablehook = lambda _: None
@@ -74,6 +82,12 @@ class _EscapingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text."""
         return "\n".join(map(escape, super().format(record).split("\n")))
+
+
+class _Printer(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message."""
+        print_message(record.getMessage())
 
 
 def _show_warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -15,11 +16,13 @@ import typer
 from topnine.pipeline.errors import WorkError
 from topnine.stages.cli.display import show_progress
 from topnine.stages.cli.options import RunOptions, command, parse_changes
+from topnine.stages.cli.run import LOADING
 from topnine.stages.cli.terminal import print_result
 
 # Functions import torch and dask when they are called: `topnine --help` and wrong options need not wait for them.
 
 app = typer.Typer()
+logger = logging.getLogger(__name__)
 
 StorePath = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")]
 
@@ -28,6 +31,7 @@ StorePath = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")
 def plan(options: RunOptions) -> None:
     """Estimate the images, blocks, bytes and time of a run. Nothing is written."""
     config = options.read()
+    logger.info(LOADING)
     from topnine.pipeline.plan import make_plan
     from topnine.stages.tools.plan import estimate
 

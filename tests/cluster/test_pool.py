@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 from distributed import Client, wait
 
 from topnine.pipeline.cluster.kinds import connect
-from topnine.pipeline.cluster.pool import TRIES, Pool, Tick, Workers, _outcome
+from topnine.pipeline.cluster.pool import POLL_S, TRIES, Meter, Pool, Tick, Workers, _outcome
 from topnine.pipeline.config.clusters import InlineCluster, LocalCluster
 from topnine.pipeline.errors import StopError, WorkError
 
@@ -117,6 +118,29 @@ def test_what_fails_is_split_tried_twice_more_and_given_up_on_alone(kind, fault,
     again = 1 if fault == "kill" else 0  # a result that a worker alone held when it died is computed anew, by Dask
     assert 2 <= counted.pop(2) <= 2 + again
     assert max(counted.values()) <= 1 + again
+
+
+def metered(task: int) -> int:
+    meter = Meter()
+    for _ in range(4):
+        meter.add(10)
+        time.sleep(POLL_S)
+    meter.add(-40)
+    return task
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_running_task_says_how_far_it_is(kind):
+    with connect(KINDS[kind]) as pool:
+        ticks = [tick.units for tick in pool.attempt(metered, [0]) if isinstance(tick, Tick)]
+    counted = [units for units in ticks if units]
+    assert counted == sorted(counted)
+    assert set(counted) <= {10, 20, 30, 40}
+    assert max(counted) >= 30
+
+
+def test_outside_of_a_worker_nobody_is_told_how_far_a_task_is():
+    assert metered(1) == 1
 
 
 def test_run_raises_what_is_given_up_on_and_the_pool_can_be_used_again(tmp_path):

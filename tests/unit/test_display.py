@@ -17,6 +17,8 @@ from topnine.stages.progress import Progress
         (Progress("index", 0, 0, "shards"), 1.0, "index: 0 of 0 shards, done before"),
         (Progress("mine", 1200, 2200, "images", skipped=200), 10.0,
          "mine: 1,200 of 2,200 images, 100.0 images/s, 10 s left"),
+        (Progress("deconvolve", 64, 576, "filters", cost=1, total_cost=91), 2.0,
+         "deconvolve: 64 of 576 filters, 32.0 filters/s, 3 min 0 s left"),
         (Progress("mine", 2200, 2200, "images", skipped=200), 16.0, "mine: 2,200 of 2,200 images, 125.0 images/s"),
     ],
 )  # fmt: skip
@@ -25,10 +27,10 @@ def test_a_line_has_what_is_done_now_as_its_speed(progress, seconds, line):
 
 
 def test_lines_come_when_a_stage_begins_every_ten_seconds_and_when_it_ends(monkeypatch, capsys):
-    clock = iter([1.0, 5.0, 11.0, 12.0, 13.0, 13.5])
+    clock = iter([1.0, 5.0, 11.0, 12.0, 13.0, 13.2, 13.5])
     monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
     lines = Lines()
-    for done in (0, 4, 10, 11, 12):
+    for done in (0, 4, 10, 11, 12, 12):
         lines.show(Progress("mine", done, 12, "images"))
     lines.show(Progress("rank", 0, 5, "layers"))
     assert capsys.readouterr().err.splitlines() == [
