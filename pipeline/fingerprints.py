@@ -69,6 +69,7 @@ def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: st
         "network.mean, network.std": [*architecture.mean, *architecture.std],
         "decode.resize": config.decode.resize,
         "decode.crop": config.decode.crop,
+        "decode.interpolation": config.decode.interpolation,
         "mine.block": config.mine.block,
         "decode.fast": config.decode.fast,
     }

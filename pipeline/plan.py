@@ -35,6 +35,7 @@ from .network.classifier import Classifier, find_classifier
 from .network.graph import Graph
 from .network.layers import Layer, find_layers
 from .network.loading import Network, check_reproducible, load_network, trace_network
+from .network.registry import complete_decoding
 from .network.unloaded import check_classifier, check_layers
 from .store.store import Store, check_writable
 
@@ -86,6 +87,18 @@ class Plan:
     def images(self) -> ImageSource:
         """The images, and how they are decoded."""
         return ImageSource(self.dataset, self.config.decode, self.config.data.max_pixels)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was chosen for the user, a line each: of the weights, and how images become the network's input."""
+        decode, own = self.config.decode, self.network.architecture
+        is_own = (decode.resize, decode.crop, decode.interpolation) == (own.resize, own.crop, own.interpolation)
+        taken = f"as {own.wanted_by} wants it" if own.wanted_by else "which is assumed: see decode.resize"
+        return [
+            *self.network.remarks,
+            f"images are resized ({decode.interpolation}) to a shortest side of {decode.resize} pixels, then cropped "
+            f"to {decode.crop} × {decode.crop}, {taken if is_own else 'as the configuration says'}",
+        ]
 
     @property
     def rules(self) -> Rules:
@@ -146,9 +159,21 @@ class Plan:
                     f"give another STORE, or the setting it was made with.{hint}"
                 )
 
-    def root_attributes(self, class_folders: list[str]) -> dict[str, Any]:
-        """Return the attributes of the store's root. Class folders name the classes where nothing else does."""
-        names = list(self.classes.names) if self.classes else class_folders if not self.config.data.labels else []
+    def name_classes(self, class_folders: list[str], labels: np.ndarray) -> list[str]:
+        """Return the names of the dataset's classes: those of ``data.classes``, of class folders, or of the network.
+
+        The network's are taken for numbers (image) that it tells apart, where its classifier is as it was trained.
+        """
+        if self.classes:
+            return list(self.classes.names)
+        if class_folders and not self.config.data.labels:
+            return class_folders
+        is_trained = self.config.network.weights != "random" and not self.network.unloaded_keys
+        names = self.network.architecture.categories if is_trained else ()
+        return list(names) if 0 <= labels.max(initial=-1) < len(names) else []
+
+    def root_attributes(self, names: list[str]) -> dict[str, Any]:
+        """Return the attributes of the store's root; ``names`` are those of the classes."""
         shards = [{"name": s.name, "size": s.size, "modified": s.modified} for s in self.dataset.shards]
         return {
             "dataset": {"name": self.dataset.name, "shards": shards, "classes": names},
@@ -170,7 +195,7 @@ class Plan:
         return {
             "resize": decode.resize,
             "crop": decode.crop,
-            "filter": "bilinear",
+            "filter": decode.interpolation,
             "orientation": "ignored",
             "scale": "RGB/255",
             "mean": list(architecture.mean),
@@ -189,6 +214,7 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     InputError
         Anything that a user has to change.
     """
+    config = complete_decoding(config)
     if config.cluster.kind == "inline":  # the worker is this very process
         open_device(config.cluster.device).check_precision(config.mine.precision)
     check_writable(config.store)

@@ -32,7 +32,10 @@ def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
     for (number, _), images in pool.run(scan_shard, enumerate(plan.dataset.shards)):
         listed[number] = images
         yield Progress("index", len(listed), total, "shards")
-    write_index(plan, store, join(plan.dataset, [listed.pop(number) for number in range(total)]))
+    names = write_index(plan, store, join(plan.dataset, [listed.pop(number) for number in range(total)]))
+    if names and names == list(plan.network.architecture.categories):
+        note = f"classes have the names of {plan.network.architecture.wanted_by}, unless data.classes gives others"
+        yield Progress("index", total, total, "shards", note=note)
 
 
 def check_again(plan: Plan, store: Store) -> None:
@@ -50,26 +53,30 @@ def scan_shard(numbered: tuple[int, Shard]) -> Listing:
     return list_images(numbered[1])
 
 
-def write_index(plan: Plan, store: Store, images: Index) -> None:
-    """Check the images of a dataset, and write them into the store."""
+def write_index(plan: Plan, store: Store, images: Index) -> list[str]:
+    """Check the images of a dataset, and write them into the store; return the names of the classes."""
     check_complete(images, plan.config.data.on_incomplete)
     check_damage(images, plan.config.data)
+    labels = assign(images, plan.classes, plan.config.data.labels)
     columns = {
         "key": unique_keys(images),
         "shard": images.shard,
         "offset": images.offset,
         "byte_count": images.size,
-        "label": assign(images, plan.classes, plan.config.data.labels),
+        "label": labels,
     }
     damage = np.empty(len(images), TEXT)
     for number, reason in images.damage.items():
         damage[number] = reason
-    attributes = plan.root_attributes(sorted({class_name for _, class_name in images.folders if class_name}))
+    folders = sorted({class_name for _, class_name in images.folders if class_name})
+    names = plan.name_classes(folders, labels)
+    attributes = plan.root_attributes(names)
     attributes["dataset"]["incomplete"] = [
         {"shard": images.shards[number].name, "missing": missing} for number, missing in images.missing.items()
     ]
     store.write_index(columns, damage, plan.config.mine.block, attributes, plan.fingerprints.index)
     plan.check_store(store)
+    return names
 
 
 def check_damage(images: Index, config: DataConfig) -> None:

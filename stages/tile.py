@@ -207,7 +207,7 @@ def _draw(source: LayerSheets, choice: SheetChoice) -> Iterator[Sheet]:
 def _draw_layer(source: LayerSheets, numbers: list[int]) -> Sheet:
     if not numbers:
         raise InputError(f"no filter of layer {source.layer.name} is active on any image: there is nothing to draw.")
-    cells = _read_cells(source.arrays, numbers)
+    cells = _read_cells(source.store, source.arrays, numbers)
     return Sheet(
         sheets.sheet(cells, _grid(source.layer), source.title, source.config.quantile), " ".join(map(str, numbers))
     )
@@ -219,7 +219,7 @@ def _grid(layer: Layer) -> tuple[int, int]:
 
 
 def _draw_filter(source: LayerSheets, number: int) -> Sheet:
-    (cell,) = _read_cells(source.arrays, [number])
+    (cell,) = _read_cells(source.store, source.arrays, [number])
     captions, title = _caption_hits(source.store, source.layer, number), f"{source.title} · filter {number}"
     return Sheet(sheets.filter_sheet(cell, captions, title, source.config.quantile), str(number))
 
@@ -234,18 +234,28 @@ def _draw_grid(source: LayerSheets, number: int, count: int) -> Sheet:
     return Sheet(sheets.patch_grid(strongest, title), str(number))
 
 
-def _read_cells(arrays: StoredLayer, filters: Sequence[int]) -> list[Cell]:
+def _read_cells(store: Store, arrays: StoredLayer, filters: Sequence[int]) -> list[Cell]:
     numbers = np.asarray(filters)
     patch, projection, image = (arrays.read(name, numbers) for name in ("patch", "projection", "top_image"))
-    return [Cell(f, patch[i], projection[i], image[i] >= 0) for i, f in enumerate(filters)]
+    classes = [_name_classes(store, images[images >= 0]) for images in image]
+    return [
+        Cell(f, patch[i], projection[i], image[i] >= 0, tuple(filter(None, classes[i]))) for i, f in enumerate(filters)
+    ]
+
+
+def _name_classes(store: Store, images: np.ndarray) -> list[str]:
+    """Return the names of the classes of images by their ids (image); empty where one is not known."""
+    (labels,) = store.images.columns(["label"], images)
+    names = store.attributes["dataset"]["classes"]
+    return [names[label] if 0 <= label < len(names) else "" for label in labels.tolist()]
 
 
 def _caption_hits(store: Store, layer: Layer, number: int) -> list[str]:
     """Return captions of a filter's nine: activation, and class name or key."""
     ranking = store.layer(layer.name).read_ranking(slice(number, number + 1))
-    keys, labels = store.images.columns(("key", "label"), np.maximum(ranking.image[0], 0))
-    classes = store.attributes["dataset"]["classes"]
-    names = [classes[label] if 0 <= label < len(classes) else key for key, label in zip(keys, labels, strict=True)]
+    images = np.maximum(ranking.image[0], 0)
+    (keys,) = store.images.columns(["key"], images)
+    names = [name or key for name, key in zip(_name_classes(store, images), keys, strict=True)]
     return [
         f"{activation:.3g}  {name}" if image >= 0 else ""
         for activation, image, name in zip(ranking.activation[0], ranking.image[0], names, strict=True)

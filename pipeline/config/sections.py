@@ -117,10 +117,20 @@ class DecodeConfig(Table):
     """How an image becomes the network's input: it is resized, then its centre is cropped out."""
 
     resize: int = Field(
-        256, ge=1, le=2**14, description="Length in pixels to which the shortest side of an image is resized."
+        0,
+        ge=0,
+        le=2**14,
+        description="Length in pixels to which the shortest side of an image is resized. 0: the network's own, which "
+        "the run prints.",
     )
     crop: int = Field(
-        224, ge=1, le=2**14, description="Side in pixels of the square that is cropped out of the centre."
+        0,
+        ge=0,
+        le=2**14,
+        description="Side in pixels of the square that is cropped out of the centre. 0: the network's own.",
+    )
+    interpolation: Literal["", "nearest", "bilinear", "bicubic", "lanczos"] = Field(
+        "", description="Filter of the resizing, Pillow's. Empty: the network's own."
     )
     fast: bool = Field(
         False,
@@ -129,7 +139,7 @@ class DecodeConfig(Table):
 
     @model_validator(mode="after")
     def _crop_fits(self) -> DecodeConfig:
-        if self.crop > self.resize:
+        if self.resize and self.crop > self.resize:
             raise ValueError(f"decode.crop = {self.crop} is larger than decode.resize = {self.resize}")
         return self
 

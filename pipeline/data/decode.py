@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +22,8 @@ Result = TypeVar("Result")
 
 MAX_PIXELS = 178_956_970  # of an image; 24-bit pixels of this number take 512 MiB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # not EPS, which runs a program; not TIFF, whose library prints
+ORDERS_PASSES = int(version("pillow").split(".")[0]) >= 13  # before, rows always came first
+LONGEST = 8  # crops, of a side that is resized in full: a long strip would take memory for what is cropped away
 HASHED_PX = 56  # along the shorter axis: a hash needs no more of the pixels
 DECODER_ERRORS = (
     OSError,
@@ -108,12 +111,18 @@ class Decoded:
     hash: int
 
 
-def decode(data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS, fast: bool = False) -> Decoded:
+def decode(
+    data: bytes,
+    resize: int,
+    crop: int,
+    max_pixels: int = MAX_PIXELS,
+    fast: bool = False,
+    interpolation: str = "bilinear",
+) -> Decoded:
     """Decode an image to the network's input: its shortest side is resized, then the centre is cropped.
 
-    The resizing filter is Pillow's bilinear one. Only the pixels that survive the crop are resized, and an image that
-    has the right size is not resampled. The format is taken from the content, never from a file's extension. The
-    orientation in EXIF is ignored, as it is in training.
+    An image that has the right size is not resampled. The format is taken from the content, never from a file's
+    extension. The orientation in EXIF is ignored, as it is in training.
 
     Parameters
     ----------
@@ -125,6 +134,8 @@ def decode(data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS, fa
         A larger image is refused before it is decoded.
     fast : bool
         Let the JPEG decoder halve an image of at least twice the size, once or up to three times.
+    interpolation : {"nearest", "bilinear", "bicubic", "lanczos"}
+        Pillow's filter of the resizing.
 
     Raises
     ------
@@ -133,7 +144,7 @@ def decode(data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS, fa
     MemoryError
         Memory ran out, or a decoder failed where it might have.
     """
-    return _believe(data, max_pixels, lambda: _to_input(data, resize, crop, max_pixels, fast))
+    return _believe(data, max_pixels, lambda: _to_input(data, resize, crop, max_pixels, fast, interpolation))
 
 
 def difference_hash(pixels: np.ndarray) -> int:
@@ -178,14 +189,40 @@ def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Resu
             raise
 
 
-def _to_input(data: bytes, resize: int, crop: int, max_pixels: int, fast: bool) -> Decoded:
+def _to_input(data: bytes, resize: int, crop: int, max_pixels: int, fast: bool, interpolation: str) -> Decoded:
     image, height, width = _decode(data, max_pixels, resize if fast else None)
     geometry = Geometry(height, width, resize, crop)
-    top, left, bottom, right = geometry.to_source(0, 0, crop, crop)
-    y, x = image.height / height, image.width / width  # 1, or less where the decoder has halved it
-    box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)  # else an ulp outside
-    pixels = np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box))
+    pixels = np.asarray(_resize(image, geometry, Image.Resampling[interpolation.upper()]))
     return Decoded(pixels, geometry, difference_hash(pixels))
+
+
+def _resize(image: Image.Image, geometry: Geometry, filter: Image.Resampling) -> Image.Image:
+    """Return the crop of the resized image, to the last bit that of resizing all of it.
+
+    Pillow resizes rows and columns one after the other, and rounds to grey levels in between. So do these two passes,
+    in its order, and the second one has only what the crop leaves of the first.
+    """
+    (height, width), (top, left), crop = geometry.resized, geometry.crop_corner, geometry.crop
+    shrunk = image.height - height
+    if ORDERS_PASSES and shrunk > 0 and shrunk > 2 * (image.width - width):
+        return _resize_rows(_resize_columns(image, height, top, crop, filter), width, left, crop, filter)
+    return _resize_columns(_resize_rows(image, width, left, crop, filter), height, top, crop, filter)
+
+
+def _resize_rows(image: Image.Image, width: int, left: int, crop: int, filter: Image.Resampling) -> Image.Image:
+    """Resize the rows of an image to a width, and crop it from its left."""
+    if width > LONGEST * crop:
+        scale = image.width / width
+        return image.resize((crop, image.height), filter, box=(left * scale, 0, (left + crop) * scale, image.height))
+    return image.resize((width, image.height), filter).crop((left, 0, left + crop, image.height))
+
+
+def _resize_columns(image: Image.Image, height: int, top: int, crop: int, filter: Image.Resampling) -> Image.Image:
+    """Resize the columns of an image to a height, and crop it from its top."""
+    if height > LONGEST * crop:
+        scale = image.height / height
+        return image.resize((image.width, crop), filter, box=(0, top * scale, image.width, (top + crop) * scale))
+    return image.resize((image.width, height), filter).crop((0, top, image.width, top + crop))
 
 
 def _decode(data: bytes, max_pixels: int, shortest: int | None) -> tuple[Image.Image, int, int]:

@@ -166,7 +166,7 @@ class ImageReader:
         config = self._source.decode
         try:
             data = self._reader.read(record.shard, record.offset, record.size, record.key)
-            return decode(data, config.resize, config.crop, self._source.max_pixels, config.fast)
+            return decode(data, config.resize, config.crop, self._source.max_pixels, config.fast, config.interpolation)
         except MemoryError as error:
             raise WorkError(
                 f"{self._name(record)} cannot be decoded: memory ran out ({first_line(error)}). "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,12 +45,15 @@ class Cell:
         Unnormalised.
     filled : ndarray (rank) bool
         False for the last ranks of a filter that fewer images activate than there are ranks.
+    classes : tuple of str
+        The names of its images' classes, as far as they are known, by rank.
     """
 
     filter: int
     patch: np.ndarray
     projection: np.ndarray
     filled: np.ndarray
+    classes: tuple[str, ...] = ()
 
     def draw(self, quantile: float, side_px: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return its projections and its patches as pictures (y, x, rgb) uint8, enlarged to about a side."""
@@ -71,6 +75,8 @@ def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
 def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, quantile: float) -> Image.Image:
     """Draw the sheet of a layer: projections on the left, and on the right the patches that they come from.
 
+    Below a filter's patches stand the classes that its images have, the most frequent first, as many as fit.
+
     Parameters
     ----------
     cells : sequence of Cell
@@ -80,9 +86,10 @@ def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, quantile: fl
     quantile : float
         See ``contrast``.
     """
-    numbers = [str(cell.filter) for cell in cells]
     nines = [[_draw_nine(pictures) for pictures in cell.draw(quantile, PATCH_PX)] for cell in cells]
-    left, right = (_caption(pictures, numbers, grid[1]) for pictures in zip(*nines, strict=True))
+    projections, patches = zip(*nines, strict=True)
+    left = _caption(projections, [str(cell.filter) for cell in cells], grid[1])
+    right = _caption(patches, [_describe_cell(cell, patches[0].shape[1]) for cell in cells], grid[1])
     return _add_title(mosaic([left, right], 2, (0, SIDES_GAP_PX)), title)
 
 
@@ -104,6 +111,16 @@ def first_filters(weights: np.ndarray, title: str) -> Image.Image:
     pictures = [_enlarge(contrast(filter.transpose(1, 2, 0), 1.0), WEIGHTS_PX) for filter in weights]
     columns = int(np.ceil(np.sqrt(len(pictures) * 1.5)))
     return _add_title(_caption(pictures, [str(i) for i in range(len(pictures))], columns, PATCH_GAP_PX), title)
+
+
+def _describe_cell(cell: Cell, width_px: int) -> str:
+    """Return a filter's number and the classes of its images, without those that do not fit into a width."""
+    measure, text = ImageFont.load_default(TEXT_PX).getlength, str(cell.filter)
+    for name, count in Counter(cell.classes).most_common():
+        longer = f"{text}{', ' if ':' in text else ': '}{f'{count} × ' if count > 1 else ''}{name}"
+        if measure(longer) <= width_px:
+            text = longer
+    return text
 
 
 def _draw_nine(pictures: Sequence[np.ndarray]) -> np.ndarray:

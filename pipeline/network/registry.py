@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from torch import nn
 
-from ..config.sections import NetworkConfig
+from ..config.sections import NetworkConfig, RunConfig
 from ..errors import InputError
 from .architectures.tiny_zfnet import TinyZFNet
 from .architectures.zfnet import ZFNet
@@ -38,16 +38,32 @@ class Architecture:
         The numbered layers, 1, 2, 3, … in this order.
     mean, std : (red, green, blue)
         What the network's input is normalised by, as fractions of 255.
+    resize, crop : int
+        To what the shortest side of an image is resized, and the side of the square that is then cropped, in pixels.
+    interpolation : str
+        Of the resizing.
+    wanted_by : str
+        Whose word that is, as a part of a sentence; empty where it is assumed.
+    categories : tuple of str
+        The names of the classes that it tells apart, where they are known.
     """
 
     build: Callable[[], nn.Module]
     layers: dict[str, str]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    resize: int = 256
+    crop: int = 224
+    interpolation: str = "bilinear"
+    wanted_by: str = ""
+    categories: tuple[str, ...] = ()
 
 
 def find_architecture(config: NetworkConfig) -> Architecture:
     """Return the architecture that a configuration names, with its layers, mean and deviation where it gives some.
+
+    How one of torchvision's networks wants its images is what torchvision says of the weights; of its first ones, where
+    the configuration names none of them.
 
     Raises
     ------
@@ -57,7 +73,7 @@ def find_architecture(config: NetworkConfig) -> Architecture:
     if ":" in config.name:
         registered = Architecture(_import_builder(config.name), {})
     elif config.name in ARCHITECTURES:
-        registered = ARCHITECTURES[config.name]
+        registered = _with_transforms(ARCHITECTURES[config.name], config)
     else:
         similar = ", ".join(get_close_matches(config.name, ARCHITECTURES, 3)) or ", ".join(ARCHITECTURES)
         raise InputError(
@@ -65,7 +81,51 @@ def find_architecture(config: NetworkConfig) -> Architecture:
             "package.module:function, a function of your own that gives one."
         )
     layers = dict(config.layers) or registered.layers
-    return Architecture(registered.build, layers, config.mean or registered.mean, config.std or registered.std)
+    return replace(registered, layers=layers, mean=config.mean or registered.mean, std=config.std or registered.std)
+
+
+def complete_decoding(config: RunConfig) -> RunConfig:
+    """Return a configuration with the network's own resizing and cropping where it leaves them open.
+
+    Raises
+    ------
+    InputError
+        There is no such network, or its own size is smaller than the crop that the configuration gives.
+    """
+    decode, own = config.decode, find_architecture(config.network)
+    resize, crop = decode.resize or own.resize, decode.crop or own.crop
+    if crop > resize:
+        raise InputError(
+            f"decode.crop = {crop} is larger than decode.resize = {resize} ({config.network.name}'s own where the "
+            "configuration gives none): give both."
+        )
+    chosen = {"resize": resize, "crop": crop, "interpolation": decode.interpolation or own.interpolation}
+    return config.model_copy(update={"decode": decode.model_copy(update=chosen)})
+
+
+def _with_transforms(architecture: Architecture, config: NetworkConfig) -> Architecture:
+    """Return one of the registered networks with what torchvision says of its weights."""
+    if architecture.wanted_by:
+        return architecture
+    from torchvision.models import get_model_weights
+    from torchvision.transforms import InterpolationMode
+
+    members = get_model_weights(config.name)
+    name = {"DEFAULT": members.DEFAULT.name, "IMAGENET1K_V2": "IMAGENET1K_V2"}.get(config.weights, "IMAGENET1K_V1")
+    if name not in members.__members__:  # the weights are refused in a moment, by their name
+        name = "IMAGENET1K_V1"
+    wanted = members[name].transforms()
+    is_usual = architecture.mean == IMAGENET_MEAN  # others are built without the step that wants the usual mean
+    return replace(
+        architecture,
+        mean=tuple(wanted.mean) if is_usual else architecture.mean,
+        std=tuple(wanted.std) if is_usual else architecture.std,
+        resize=wanted.resize_size[0],
+        crop=wanted.crop_size[0],
+        interpolation=InterpolationMode(wanted.interpolation).value,
+        wanted_by=f"torchvision's {name} of {config.name}",
+        categories=tuple(members[name].meta["categories"]),
+    )
 
 
 def _import_builder(name: str) -> Callable[[], nn.Module]:
@@ -144,9 +204,9 @@ _HALF = (0.5, 0.5, 0.5)
 _BLOCKS = "features.0 features.2 features.3 features.5"
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "tiny_zfnet": Architecture(TinyZFNet, _FIVE_CONVOLUTIONS),
+    "tiny_zfnet": Architecture(TinyZFNet, _FIVE_CONVOLUTIONS, resize=64, crop=64, wanted_by="tiny_zfnet's training"),
     # The paper subtracts the mean and does not scale: pixels of 0..255.
-    "zfnet": Architecture(ZFNet, _FIVE_CONVOLUTIONS, std=(1 / 255, 1 / 255, 1 / 255)),
+    "zfnet": Architecture(ZFNet, _FIVE_CONVOLUTIONS, std=(1 / 255, 1 / 255, 1 / 255), wanted_by="the paper"),
     **_family("alexnet", _ALEXNET),
     **_vgg(11, (1, 1, 2, 2, 2)),
     **_vgg(13, (2, 2, 2, 2, 2)),

@@ -18,9 +18,16 @@ app = typer.Typer()
 def config(options: RunOptions) -> None:
     """Print the configuration that a run with these options has, and where each value comes from."""
     from topnine.pipeline.config.writing import list_values
+    from topnine.pipeline.network.registry import complete_decoding
 
     settings = options.read()
-    for line in list_values(settings, options.find_origins()):
+    completed = complete_decoding(settings)
+    own = {
+        f"decode.{key}": "the network's own"
+        for key, value in settings.decode
+        if getattr(completed.decode, key) != value
+    }
+    for line in list_values(completed, {**options.find_origins(), **own}):
         print_result(line)
 
 

@@ -41,7 +41,7 @@ def evolution(options: RunOptions, filters: Filters = None) -> None:
     plan.check_rule()
     check_filters(plan.layers, numbers)
     for each in (*checkpoints, plan):
-        print_messages(each.network.remarks)
+        print_messages(each.remarks)
     stages = {name: STAGES[name] for name in ("index", "mine", "rank", "deconvolve")}
     runs = [StageRun(checkpoint, stages, Path(checkpoint.config.store).stem) for checkpoint in checkpoints]
     figure = StageRun(plan, {"evolution": partial(draw, checkpoints=checkpoints, filters=numbers)})
@@ -111,7 +111,7 @@ def _draw(config: RunConfig, name: str, stage: Stage, projects: bool = False) ->
     plan = make_plan(config)
     if projects:
         plan.check_rule()
-    print_messages(plan.network.remarks)
+    print_messages(plan.remarks)
     run_plans(config.cluster, [StageRun(plan, {name: stage})])
     return plan
 

@@ -110,7 +110,7 @@ def run_stages(config: RunConfig, stages: Collection[str], sheets: SheetOptions 
     if "deconvolve" in stages:
         plan.check_rule()
     check_filters(plan.layers, choice.named_filters)
-    print_messages(plan.network.remarks)
+    print_messages(plan.remarks)
     chosen: dict[str, Stage] = {**STAGES, "tile": partial(draw, choice=choice)}
     if "tile" in stages:
         chosen["deconvolve"] = partial(deconvolve, preview=preview(plan, choice))

@@ -31,7 +31,7 @@ def estimate(plan: Plan) -> Iterator[str]:
     The time is measured in this process. Where workers of their own compute on a GPU, which this machine need not have,
     there is none.
     """
-    yield from plan.network.remarks
+    yield from plan.remarks
     index = list_dataset(plan.dataset)
     check_complete(index, plan.config.data.on_incomplete)
     images = len(index)

@@ -1,8 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from topnine.pipeline.drawing.contrast import contrast
-from topnine.pipeline.drawing.sheets import Cell, choose_filters, filter_sheet, first_filters, patch_grid, sheet
+from topnine.pipeline.drawing.sheets import (
+    Cell,
+    _describe_cell,
+    choose_filters,
+    filter_sheet,
+    first_filters,
+    patch_grid,
+    sheet,
+)
 
 
 def cell(filter=3, size=27, filled=9):
@@ -32,6 +42,19 @@ def test_patches_and_projections_stand_in_the_sheet_pixel_for_pixel_in_the_same_
         assert corners == sorted(corners)  # strongest first, row by row
     ((down, across),) = shifts
     assert (down, across > picture.shape[1] // 3) == (0, True)
+
+
+def test_below_the_patches_stand_the_classes_as_far_as_they_fit():
+    names = ("boxer", "a name that is much too long to stand below three patches", "boxer", "kelpie")
+    described = _describe_cell(replace(cell(7), classes=names), 250)
+    assert described == "7: 2 × boxer, kelpie"
+    assert _describe_cell(cell(7), 250) == "7"
+    assert _describe_cell(replace(cell(7), classes=names), 10) == "7"
+    named, plain = (
+        np.asarray(sheet([replace(cell(7), classes=classes)], (1, 1), "", 0.995)) for classes in (names, ())
+    )
+    changed = np.nonzero((named != plain).any(axis=(0, 2)))[0]
+    assert changed.min() > named.shape[1] // 2  # on the right
 
 
 def test_small_patches_are_enlarged_by_whole_numbers():
