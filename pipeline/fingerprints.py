@@ -69,6 +69,8 @@ def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: st
         "network.mean, network.std": [*architecture.mean, *architecture.std],
         "decode.resize": config.decode.resize,
         "decode.crop": config.decode.crop,
+        "decode.fit": config.decode.fit,
+        "decode.fill": None if config.decode.fill is None else list(config.decode.fill),
         "decode.interpolation": config.decode.interpolation,
         "mine.block": config.mine.block,
         "decode.fast": config.decode.fast,

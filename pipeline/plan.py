@@ -45,6 +45,7 @@ _Examined = tuple[Graph, tuple[Layer, ...], References]
 # What was found of the networks that this process has loaded, by the input's size and the layers asked for.
 _EXAMINED: WeakKeyDictionary[Hashable, dict[tuple[int, str], _Examined]] = WeakKeyDictionary()
 
+NAMED = 5  # of what is not used of the data
 RECORDED_VERSIONS = ("topnine", "torch", "torchvision", "numpy", "pillow", "zarr")
 
 
@@ -92,12 +93,18 @@ class Plan:
     def remarks(self) -> list[str]:
         """What was chosen for the user, a line each: of the weights, and how images become the network's input."""
         decode, own = self.config.decode, self.network.architecture
-        is_own = (decode.resize, decode.crop, decode.interpolation) == (own.resize, own.crop, own.interpolation)
+        keys = ("resize", "crop", "fit", "interpolation")
+        is_own = all(getattr(decode, key) == getattr(own, key) for key in keys)
         taken = f"as {own.wanted_by} wants it" if own.wanted_by else "which is assumed: see decode.resize"
+        sides = {"crop": "a shortest side of ", "squash": "both sides of ", "pad": "a longest side of "}[decode.fit]
+        cut = "cropped" if decode.fit != "pad" else "cropped or padded"
+        unused = self.dataset.unused
+        more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
         return [
             *self.network.remarks,
-            f"images are resized ({decode.interpolation}) to a shortest side of {decode.resize} pixels, then cropped "
-            f"to {decode.crop} × {decode.crop}, {taken if is_own else 'as the configuration says'}",
+            *([f"not used of {self.config.data.path}: {', '.join(unused[:NAMED])}{more}"] if unused else []),
+            f"images are resized ({decode.interpolation}) to {sides}{decode.resize} pixels, then {cut} to "
+            f"{decode.crop} × {decode.crop}, {taken if is_own else 'as the configuration says'}",
         ]
 
     @property
@@ -195,6 +202,8 @@ class Plan:
         return {
             "resize": decode.resize,
             "crop": decode.crop,
+            "fit": decode.fit,
+            **({"fill": list(decode.fill)} if decode.fill else {}),
             "filter": decode.interpolation,
             "orientation": "ignored",
             "scale": "RGB/255",

@@ -45,3 +45,15 @@ class Progress:
             (self.cost, self.total_cost) if self.total_cost else (self.done - self.skipped, self.total - self.skipped)
         )
         return seconds * (total - done) / done if done else None
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a time as text.
+
+    >>> describe_seconds(8.4), describe_seconds(192.0), describe_seconds(7507.0)
+    ('8 s', '3 min 12 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60:,} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

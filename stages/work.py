@@ -174,7 +174,9 @@ def project_filters(
 def read_geometries(store: Store, images: np.ndarray, decode: DecodeConfig) -> list[Geometry]:
     """Read how some images, by their ids (image), became the network's input when they were mined."""
     sizes = store.images.columns(("source_height", "source_width"), images)
-    return [Geometry(height, width, decode.resize, decode.crop) for height, width in zip(*sizes, strict=True)]
+    return [
+        Geometry(height, width, decode.resize, decode.crop, decode.fit) for height, width in zip(*sizes, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import io
 import json
+import logging
 import os
 import shutil
 import tarfile
@@ -25,7 +26,7 @@ from topnine.pipeline.data import photos
 from topnine.pipeline.data.entry import Dataset, Entry, Shard
 from topnine.pipeline.data.listing import Index, ListingBuilder, join
 from topnine.pipeline.machine import limit_arenas
-from topnine.pipeline.network.registry import Architecture
+from topnine.pipeline.network.architecture import Architecture
 from topnine.pipeline.plan import Plan, make_plan
 from topnine.pipeline.store.holder import Holder
 from topnine.stages.runner import STAGES, run
@@ -90,6 +91,15 @@ def _give_memory_back():
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+@pytest.fixture(autouse=True)
+def _without_log():
+    """Undo what a command line that ran in this very process has set for all of it."""
+    yield
+    logger = logging.getLogger("topnine")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..network.registry import Architecture
+from ..network.architecture import Architecture
 
 
 def normalisation_rows(

@@ -68,7 +68,9 @@ class HitDescriber:
 def _locate_image(key: str, height: int, width: int, decode: DecodeConfig) -> tuple[int, np.ndarray, np.ndarray]:
     """Return the digest of an image's photograph, and scale and origin (corner) of input pixels in it."""
     tile = parse_tile(key)
-    geometry = Geometry(max(1, height), max(1, width), decode.resize, decode.crop)  # 0 where it was not decoded
+    geometry = Geometry(
+        max(1, height), max(1, width), decode.resize, decode.crop, decode.fit
+    )  # 0 where it was not decoded
     top, left, bottom, right = geometry.to_source(0, 0, 1, 1)
     scale = tile.scale * np.array([bottom - top, right - left] * 2)
     origin = tile.scale * np.array([top + tile.row * height, left + tile.column * width] * 2)

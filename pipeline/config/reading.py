@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -159,8 +160,9 @@ def _toml_value(text: str) -> Any:
 
 
 def _describe(path: str, error: ValidationError) -> str:
-    """Return a sentence that says what is wrong with the first value that does not fit."""
-    problem = error.errors()[0]
+    """Return a sentence that says what is wrong with the first value that does not fit, or with a misspelled key."""
+    problems = error.errors()
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     location = [str(part) for part in problem["loc"]]
     kind = location.pop(1) if location[0] == "cluster" and len(location) > 1 else ""  # pydantic inserts the kind
     key, value = ".".join(location), problem["input"]
@@ -181,8 +183,11 @@ def _describe(path: str, error: ValidationError) -> str:
 
 def _describe_unknown_key(path: str, location: Sequence[str], kind: str) -> str:
     of_kind = f" where cluster.kind = {kind!r}" if kind else ""
-    known = ", ".join(_list_keys(location[:-1], kind))
-    return f"{'.'.join(location)} is not a key of the configuration{of_kind} ({path}): known are {known}."
+    known = _list_keys(location[:-1], kind)
+    similar = get_close_matches(location[-1], known, 1)
+    meant = f"{similar[0]} may be meant; " if similar else ""
+    key = ".".join(location)
+    return f"{key} is not a key of the configuration{of_kind} ({path}): {meant}known are {', '.join(known)}."
 
 
 def _list_keys(tables: Sequence[str], cluster: str) -> list[str]:

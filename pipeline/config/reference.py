@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from .base import Table
 from .clusters import CLUSTERS
-from .sections import RunConfig
+from .sections import Byte, RunConfig
 from .writing import to_toml
 
 BEGIN, END = "<!-- keys -->", "<!-- /keys -->"
@@ -26,6 +26,7 @@ TYPE_NAMES = {
     bool: "`true` or `false`",
     tuple[str, ...]: "list of texts",
     tuple[float, float, float]: "three numbers",
+    tuple[Byte, Byte, Byte]: "three whole numbers, ≥ 0, ≤ 255",
     PAIRS: "table of texts",
 }
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,16 +12,20 @@ from .clusters import ClusterConfig, InlineCluster
 
 # Names of weights that torchvision downloads; the first is its IMAGENET1K_V1, DEFAULT its best.
 TORCHVISION_WEIGHTS = ("torchvision", "IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT")
+TIMM_WEIGHTS = "timm"  # those that timm downloads
 BUNDLED = {"tiny_zfnet": "bundled"}  # the weights that the package brings
-NAMED_WEIGHTS = ("bundled", "random", *TORCHVISION_WEIGHTS)  # all others are paths
+NAMED_WEIGHTS = ("bundled", "random", TIMM_WEIGHTS, *TORCHVISION_WEIGHTS)  # all others are paths
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class NetworkConfig(Table):
     """The network and its weights."""
 
     name: str = Field(
-        description="A network that `topnine networks` lists, or `package.module:function`, a function of your own "
-        "that returns one."
+        description="A network that `topnine networks` lists, `timm:` and a name of timm's, or "
+        "`package.module:function`, a function of your own that returns one."
     )
     layers: tuple[tuple[str, str], ...] = Field(
         (),
@@ -41,9 +45,9 @@ class NetworkConfig(Table):
     weights: str = Field(
         "",
         description="`bundled` (for tiny_zfnet); `torchvision`, `IMAGENET1K_V1` (the same), `IMAGENET1K_V2` or "
-        "`DEFAULT` (torchvision's, downloaded); `random`; or the path of a file. See "
-        "[Weights of your own](#weights-of-your-own). Empty, it is `bundled` or `torchvision`; for a function of your "
-        "own `random`, which leaves the weights as the function makes them.",
+        "`DEFAULT` (torchvision's, downloaded); `timm` (timm's, downloaded); `random`; or the path of a file. See "
+        "[Weights of your own](#weights-of-your-own). Empty, it is `bundled`, `torchvision` or `timm`; for a function "
+        "of your own `random`, which leaves the weights as the function makes them.",
     )
     weights_key: str = Field(
         "",
@@ -64,7 +68,8 @@ class NetworkConfig(Table):
         if not isinstance(table, dict) or table.get("weights") or not isinstance(table.get("name"), str):
             return table
         name = table["name"]
-        return table | {"weights": BUNDLED.get(name, "random" if ":" in name else "torchvision")}
+        usual = TIMM_WEIGHTS if name.startswith("timm:") else "random" if ":" in name else "torchvision"
+        return table | {"weights": BUNDLED.get(name, usual)}
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -120,14 +125,23 @@ class DecodeConfig(Table):
         0,
         ge=0,
         le=2**14,
-        description="Length in pixels to which the shortest side of an image is resized. 0: the network's own, which "
-        "the run prints.",
+        description="Length in pixels to which the shortest side of an image is resized, or another side: see `fit`. "
+        "0: the network's own, which the run prints.",
     )
     crop: int = Field(
         0,
         ge=0,
         le=2**14,
         description="Side in pixels of the square that is cropped out of the centre. 0: the network's own.",
+    )
+    fit: Literal["", "crop", "squash", "pad"] = Field(
+        "",
+        description="How an image becomes a square: `crop` keeps its shape and crops it, `squash` makes both sides "
+        "`resize` before the crop, `pad` resizes its longest side and adds borders. Empty: the network's own.",
+    )
+    fill: tuple[Byte, Byte, Byte] | None = Field(
+        None,
+        description="Red, green and blue, 0 to 255, of the borders of `pad`. Unset, it is the network's mean.",
     )
     interpolation: Literal["", "nearest", "bilinear", "bicubic", "lanczos"] = Field(
         "", description="Filter of the resizing, Pillow's. Empty: the network's own."
@@ -139,7 +153,7 @@ class DecodeConfig(Table):
 
     @model_validator(mode="after")
     def _crop_fits(self) -> DecodeConfig:
-        if self.resize and self.crop > self.resize:
+        if self.resize and self.crop > self.resize and self.fit != "pad":
             raise ValueError(f"decode.crop = {self.crop} is larger than decode.resize = {self.resize}")
         return self
 

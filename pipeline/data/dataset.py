@@ -14,6 +14,7 @@ from .patterns import ACCEPTED_PATHS, expand_path, natural_order
 from .reader import FOLDER, FORMS
 
 COMPRESSED = (".tar.gz", ".tgz")
+ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's, beside its folder of validation images
 
 
 def find_dataset(path: str, name: str | None = None) -> Dataset:
@@ -30,28 +31,40 @@ def find_dataset(path: str, name: str | None = None) -> Dataset:
     InputError
         There is no such path, or no shard in it.
     """
-    shards = [shard for expanded in expand_path(path) for shard in _find_shards(expanded)]
+    found = [_find_shards(expanded) for expanded in expand_path(path)]
+    shards = [shard for of_path, _ in found for shard in of_path]
     if not shards:
         raise InputError(f"{path} holds no shards: data.path is {ACCEPTED_PATHS}.")
     shards.sort(key=lambda shard: natural_order(shard.name))
     stem = PurePosixPath(re.split(r"[{*?\[]", path)[0].rstrip("/-_") or "data").stem
-    return Dataset(name or stem, tuple(shards))
+    return Dataset(name or stem, tuple(shards), tuple(unused for _, of_path in found for unused in of_path))
 
 
-def _find_shards(path: str) -> list[Shard]:
-    """List the shards at a path: the file itself, or the files in the folder, or the folder and those in it."""
+def _find_shards(path: str) -> tuple[list[Shard], list[str]]:
+    """List the shards at a path, and what is beside them and not used, by name.
+
+    The shards are the file itself, or the files in the folder, or the folder and those in it. Where a folder holds
+    both, those that are more are meant.
+    """
     file = files.describe(path)
     if file is None:
         raise InputError(f"there is no data at {path}: data.path is {ACCEPTED_PATHS}.")
     if not file.is_folder:
-        return [_file_shard(file)]
-    content = files.list_folder(path)
+        return [_file_shard(file)], []
+    content = [inner for inner in files.list_folder(path) if not inner.name.startswith(".")]
     containers = [inner for inner in content if not inner.is_folder and _form_of(inner)]
-    if containers:
-        return [_file_shard(container) for container in containers]
-    class_folders = [inner for inner in content if inner.is_folder and not inner.name.startswith(".")]
-    shards = [_folder_shard(file, ""), *(_folder_shard(folder, folder.name) for folder in class_folders)]
-    return [shard for shard in shards if shard.size]
+    folders = [inner for inner in content if inner.is_folder]
+    annotations = next((inner.path for inner in content if inner.name == ANNOTATIONS and not inner.is_folder), "")
+    if len(containers) > len(folders) or (containers and not any(_holds_images(folder) for folder in folders)):
+        return [_file_shard(container) for container in containers], [folder.name for folder in folders]
+    shards = [_folder_shard(folder, "" if annotations else folder.name, annotations) for folder in folders]
+    used = {shard.name for shard in shards if shard.size}
+    unused = [inner.name for inner in (*containers, *folders) if inner.name not in used]
+    return [shard for shard in (_folder_shard(file, ""), *shards) if shard.size], unused if used else []
+
+
+def _holds_images(folder: File) -> bool:
+    return describe_images(folder.path, is_class=True)[0] > 0
 
 
 def _file_shard(file: File) -> Shard:
@@ -61,9 +74,10 @@ def _file_shard(file: File) -> Shard:
     return Shard(file.name, file.path, form, file.size, file.modified)
 
 
-def _folder_shard(folder: File, class_name: str) -> Shard:
-    images, newest = describe_images(folder.path)
-    return Shard(folder.name, folder.path, FOLDER, images, max(folder.modified, newest), class_name)
+def _folder_shard(folder: File, class_name: str, annotations: str = "") -> Shard:
+    images, newest = describe_images(folder.path, bool(class_name))
+    modified = max(folder.modified, newest)
+    return Shard(folder.name, folder.path, FOLDER, images, modified, class_name, annotations)
 
 
 def _form_of(file: File) -> str | None:

@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 MAX_PIXELS = 178_956_970  # of an image; 24-bit pixels of this number take 512 MiB
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM")  # not EPS, which runs a program; not TIFF, whose library prints
 ORDERS_PASSES = int(version("pillow").split(".")[0]) >= 13  # before, rows always came first
+BLACK = (0, 0, 0)
 LONGEST = 8  # crops, of a side that is resized in full: a long strip would take memory for what is cropped away
 HASHED_PX = 56  # along the shorter axis: a hash needs no more of the pixels
 DECODER_ERRORS = (
@@ -50,24 +51,28 @@ Image.MAX_IMAGE_PIXELS = None  # of the whole process, and only a warning: max_p
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image becomes the network's input: its shortest side is resized, then the centre is cropped.
+    """How an image becomes the network's input: it is resized, then its centre is cropped.
 
-    Sizes are rounded as torchvision's Resize and CenterCrop round them.
+    Sizes are rounded as torchvision's Resize and CenterCrop round them, and those of ``pad`` as timm's ResizeKeepRatio
+    and CenterCropOrPad.
 
     Attributes
     ----------
     height, width : int
         Of the source image, in pixels.
     resize : int
-        The shortest side after resizing, in pixels.
+        A side after resizing, in pixels: see ``fit``.
     crop : int
         Height and width of the network's input, in pixels.
+    fit : {"crop", "squash", "pad"}
+        Which side that is: the shortest, both, or the longest. With ``pad`` borders fill what the crop has beyond it.
     """
 
     height: int
     width: int
     resize: int
     crop: int
+    fit: str = "crop"
 
     @property
     def resized(self) -> tuple[int, int]:
@@ -76,14 +81,21 @@ class Geometry:
         >>> Geometry(height=375, width=500, resize=256, crop=224).resized
         (256, 341)
         """
+        if self.fit == "squash":
+            return self.resize, self.resize
+        if self.fit == "pad":
+            ratio = max(self.height / self.resize, self.width / self.resize)
+            return max(1, round(self.height / ratio)), max(1, round(self.width / ratio))
         short = min(self.height, self.width)
         return self.resize * self.height // short, self.resize * self.width // short
 
     @property
     def crop_corner(self) -> tuple[int, int]:
-        """Top and left of the crop in the resized image, in pixels."""
-        height, width = self.resized
-        return round((height - self.crop) / 2), round((width - self.crop) / 2)
+        """Top and left of the crop in the resized image, in pixels; negative where there is a border."""
+        top, left = (
+            round((side - self.crop) / 2) if side >= self.crop else -((self.crop - side) // 2) for side in self.resized
+        )
+        return top, left
 
     def to_source(self, top: float, left: float, bottom: float, right: float) -> tuple[float, float, float, float]:
         """Return the box in the source image that a box in the network's input came from; both in pixels."""
@@ -118,8 +130,10 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     fast: bool = False,
     interpolation: str = "bilinear",
+    fit: str = "crop",
+    fill: tuple[int, int, int] = BLACK,
 ) -> Decoded:
-    """Decode an image to the network's input: its shortest side is resized, then the centre is cropped.
+    """Decode an image to the network's input: it is resized, then its centre is cropped, as ``Geometry`` says.
 
     An image that has the right size is not resampled. The format is taken from the content, never from a file's
     extension. The orientation in EXIF is ignored, as it is in training.
@@ -136,6 +150,10 @@ def decode(
         Let the JPEG decoder halve an image of at least twice the size, once or up to three times.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos"}
         Pillow's filter of the resizing.
+    fit : {"crop", "squash", "pad"}
+        See ``Geometry``.
+    fill : (red, green, blue)
+        Of the borders of ``pad``.
 
     Raises
     ------
@@ -144,7 +162,7 @@ def decode(
     MemoryError
         Memory ran out, or a decoder failed where it might have.
     """
-    return _believe(data, max_pixels, lambda: _to_input(data, resize, crop, max_pixels, fast, interpolation))
+    return _believe(data, max_pixels, lambda: _to_input(data, resize, crop, max_pixels, fast, interpolation, fit, fill))
 
 
 def difference_hash(pixels: np.ndarray) -> int:
@@ -189,40 +207,55 @@ def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Resu
             raise
 
 
-def _to_input(data: bytes, resize: int, crop: int, max_pixels: int, fast: bool, interpolation: str) -> Decoded:
-    image, height, width = _decode(data, max_pixels, resize if fast else None)
-    geometry = Geometry(height, width, resize, crop)
+def _to_input(
+    data: bytes,
+    resize: int,
+    crop: int,
+    max_pixels: int,
+    fast: bool,
+    interpolation: str,
+    fit: str,
+    fill: tuple[int, int, int],
+) -> Decoded:
+    image, height, width = _decode(data, max_pixels, resize if fast and fit == "crop" else None)
+    geometry = Geometry(height, width, resize, crop, fit)
     pixels = np.asarray(_resize(image, geometry, Image.Resampling[interpolation.upper()]))
+    if pixels.shape[:2] != (crop, crop):
+        top, left = (max(0, -corner) for corner in geometry.crop_corner)
+        bordered = np.full((crop, crop, 3), fill, np.uint8)
+        bordered[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        pixels = bordered
     return Decoded(pixels, geometry, difference_hash(pixels))
 
 
 def _resize(image: Image.Image, geometry: Geometry, filter: Image.Resampling) -> Image.Image:
-    """Return the crop of the resized image, to the last bit that of resizing all of it.
+    """Return the crop of the resized image, without borders, to the last bit that of resizing all of it.
 
     Pillow resizes rows and columns one after the other, and rounds to grey levels in between. So do these two passes,
     in its order, and the second one has only what the crop leaves of the first.
     """
     (height, width), (top, left), crop = geometry.resized, geometry.crop_corner, geometry.crop
+    rows, columns = (width, max(0, left), min(crop, width)), (height, max(0, top), min(crop, height))
     shrunk = image.height - height
     if ORDERS_PASSES and shrunk > 0 and shrunk > 2 * (image.width - width):
-        return _resize_rows(_resize_columns(image, height, top, crop, filter), width, left, crop, filter)
-    return _resize_columns(_resize_rows(image, width, left, crop, filter), height, top, crop, filter)
+        return _resize_rows(_resize_columns(image, *columns, filter), *rows, filter)
+    return _resize_columns(_resize_rows(image, *rows, filter), *columns, filter)
 
 
-def _resize_rows(image: Image.Image, width: int, left: int, crop: int, filter: Image.Resampling) -> Image.Image:
-    """Resize the rows of an image to a width, and crop it from its left."""
-    if width > LONGEST * crop:
+def _resize_rows(image: Image.Image, width: int, left: int, kept: int, filter: Image.Resampling) -> Image.Image:
+    """Resize the rows of an image to a width, and keep some pixels of them from the left one on."""
+    if width > LONGEST * kept:
         scale = image.width / width
-        return image.resize((crop, image.height), filter, box=(left * scale, 0, (left + crop) * scale, image.height))
-    return image.resize((width, image.height), filter).crop((left, 0, left + crop, image.height))
+        return image.resize((kept, image.height), filter, box=(left * scale, 0, (left + kept) * scale, image.height))
+    return image.resize((width, image.height), filter).crop((left, 0, left + kept, image.height))
 
 
-def _resize_columns(image: Image.Image, height: int, top: int, crop: int, filter: Image.Resampling) -> Image.Image:
-    """Resize the columns of an image to a height, and crop it from its top."""
-    if height > LONGEST * crop:
+def _resize_columns(image: Image.Image, height: int, top: int, kept: int, filter: Image.Resampling) -> Image.Image:
+    """Resize the columns of an image to a height, and keep some pixels of them from the top one on."""
+    if height > LONGEST * kept:
         scale = image.height / height
-        return image.resize((image.width, crop), filter, box=(0, top * scale, image.width, (top + crop) * scale))
-    return image.resize((image.width, height), filter).crop((0, top, image.width, top + crop))
+        return image.resize((image.width, kept), filter, box=(0, top * scale, image.width, (top + kept) * scale))
+    return image.resize((image.width, height), filter).crop((0, top, image.width, top + kept))
 
 
 def _decode(data: bytes, max_pixels: int, shortest: int | None) -> tuple[Image.Image, int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})  # of file names, in lower case
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})  # of file names, in lower case
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Shard:
         In s since 1970; of a folder, when the folder or the newest of its images was modified.
     class_name : str
         Of a class folder, its name; else "".
+    annotations : str
+        Of a folder, the file that names the class of each of its images, where there is one.
     """
 
     name: str
@@ -35,14 +37,16 @@ class Shard:
     size: int
     modified: float
     class_name: str = ""
+    annotations: str = ""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset: its name, and its shards in natural order of their names."""
+    """A dataset: its name, its shards in natural order of their names, and what beside them is not used, by name."""
 
     name: str
     shards: tuple[Shard, ...]
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

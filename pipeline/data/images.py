@@ -15,7 +15,7 @@ import numpy as np
 from ..config.sections import DecodeConfig
 from ..errors import DecodeError, InputError, WorkError, first_line
 from ..prefetch import map_ahead
-from .decode import Decoded, decode
+from .decode import BLACK, Decoded, decode
 from .entry import Dataset, ShardSelection
 from .reader import Reader, first_images, open_reader
 
@@ -166,7 +166,16 @@ class ImageReader:
         config = self._source.decode
         try:
             data = self._reader.read(record.shard, record.offset, record.size, record.key)
-            return decode(data, config.resize, config.crop, self._source.max_pixels, config.fast, config.interpolation)
+            return decode(
+                data,
+                config.resize,
+                config.crop,
+                self._source.max_pixels,
+                config.fast,
+                config.interpolation,
+                config.fit,
+                config.fill or BLACK,
+            )
         except MemoryError as error:
             raise WorkError(
                 f"{self._name(record)} cannot be decoded: memory ran out ({first_line(error)}). "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,11 @@ class Classes:
 
     names: tuple[str, ...]
     index: dict[str, int]
+
+    def known(self) -> dict[str, int]:
+        """Return the index of every word that stands for one class: its wnid, or its name where no other has it."""
+        counts = Counter(self.names)
+        return {name: i for i, name in enumerate(self.names) if counts[name] == 1} | self.index
 
 
 def read_classes(path: str) -> Classes:
@@ -61,12 +67,13 @@ def assign(index: Index, classes: Classes | None, labels_path: str = "") -> np.n
         A label is outside the classes, a class folder is none of them, or the file has another number of labels.
     """
     folders = sorted({class_name for _, class_name in index.folders if class_name})
-    known = classes.index if classes else {name: number for number, name in enumerate(folders)}
+    known = classes.known() if classes else {name: number for number, name in enumerate(folders)}
     limit = len(classes.names) if classes else MAX_CLASSES
     if labels_path:
         words = _read_labels(labels_path, len(index))
         labels = np.array([_label(word, known, index, image) for image, word in enumerate(words)], np.int64)
     else:
+        _check_one_kind(index, classes)
         labels = _folder_labels(index, known)
     outside = np.nonzero((labels < -1) | (labels >= limit))[0]
     if len(outside):
@@ -75,6 +82,20 @@ def assign(index: Index, classes: Classes | None, labels_path: str = "") -> np.n
             "Correct the labels, or name the right data.classes."
         )
     return labels.astype(np.int32)
+
+
+def _check_one_kind(index: Index, classes: Classes | None) -> None:
+    """Raise InputError where some images have numbers for classes and others names, and nothing says which is which."""
+    is_named = np.array([bool(class_name) for _, class_name in index.folders], bool)
+    if classes or not is_named.any() or not len(index):
+        return
+    numbered = np.nonzero((index.label >= 0) & ~is_named[index.folder])[0]
+    if len(numbered):
+        named = int(np.argmax(is_named[index.folder]))
+        raise InputError(
+            f"{_name(index, numbered[0])} has label {index.label[numbered[0]]}, and {_name(index, named)} has class "
+            f"{index.folders[index.folder[named]][1][:80]!r}: name the classes of both by data.classes."
+        )
 
 
 def _folder_labels(index: Index, known: dict[str, int]) -> np.ndarray:

@@ -135,6 +135,7 @@ class ListingBuilder:
         self._keys = TextsBuilder()
         self._offset, self._size, self._label, self._folder = (array(kind) for kind in "qqqi")
         self._folders: dict[tuple[str, str], int] = {}
+        self._pairs: list[tuple[str, str]] = []  # the keys of these by their numbers
         self._damage: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -150,17 +151,29 @@ class ListingBuilder:
         self._offset.append(offset)
         self._size.append(size)
         self._label.append(label)
-        self._folder.append(self._folders.setdefault((folder, class_name), len(self._folders)))
+        self._folder.append(self._number((folder, class_name)))
 
     def set_label(self, number: int, label: int) -> None:
         """Change the label of the image of a number."""
         self._label[number] = label
 
+    def set_class(self, number: int, class_name: str) -> None:
+        """Change the class of the image of a number."""
+        folder, _ = self._pairs[self._folder[number]]
+        self._folder[number] = self._number((folder, class_name))
+
+    def _number(self, pair: tuple[str, str]) -> int:
+        """Return the number of a folder and its class."""
+        if pair not in self._folders:
+            self._folders[pair] = len(self._pairs)
+            self._pairs.append(pair)
+        return self._folders[pair]
+
     def finish(self, missing: str = "") -> Listing:
         """Return the listing; ``missing`` is what is missing of the shard."""
         offset, size, label = (np.frombuffer(column, np.int64) for column in (self._offset, self._size, self._label))
         folder = np.frombuffer(self._folder, np.int32)
-        return Listing(self._keys.finish(), offset, size, label, folder, tuple(self._folders), self._damage, missing)
+        return Listing(self._keys.finish(), offset, size, label, folder, tuple(self._pairs), self._damage, missing)
 
 
 def concatenate(first: Listing, second: Listing) -> Listing:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config.sections import NetworkConfig
 from ..errors import InputError, TopnineError
+from .architecture import Architecture
 from .graph import Graph
 from .modules.preparation import (
     MATERIALISED_AT_PX,
@@ -23,7 +24,7 @@ from .modules.preparation import (
     unwrapped_path,
 )
 from .modules.tensors import constants, convert_to_float32
-from .registry import Architecture, find_architecture
+from .registry import find_architecture
 from .tracing.recording import Recording, record, trace
 from .weights import Weights, read_weights, weights_digest
 
@@ -105,7 +106,7 @@ def trace_network(network: Network, pixels: Tensor) -> Recording:
 def trace_shapes(name: str, height: int, width: int) -> Graph:
     """Return the graph of a network for an input size, of a registered one whatever its weights: all are one number."""
     if _is_own(name):
-        module = load_network(NetworkConfig(name=name)).module
+        module = load_network(NetworkConfig(name=name, weights="random")).module
     else:
         module = _build_empty(find_architecture(NetworkConfig(name=name))).to_empty(device="cpu").eval()
         for tensor in constants(module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -18,45 +18,11 @@ from torch import nn
 
 from ..config.sections import NetworkConfig, RunConfig
 from ..errors import InputError
+from .architecture import IMAGENET_MEAN, Architecture
 from .architectures.tiny_zfnet import TinyZFNet
 from .architectures.zfnet import ZFNet
 from .modules.preparation import describe
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How to build a network, and what its layers are.
-
-    Attributes
-    ----------
-    build : callable
-        Returns the module with fresh weights.
-    layers : dict of name to module path
-        The numbered layers, 1, 2, 3, … in this order.
-    mean, std : (red, green, blue)
-        What the network's input is normalised by, as fractions of 255.
-    resize, crop : int
-        To what the shortest side of an image is resized, and the side of the square that is then cropped, in pixels.
-    interpolation : str
-        Of the resizing.
-    wanted_by : str
-        Whose word that is, as a part of a sentence; empty where it is assumed.
-    categories : tuple of str
-        The names of the classes that it tells apart, where they are known.
-    """
-
-    build: Callable[[], nn.Module]
-    layers: dict[str, str]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    resize: int = 256
-    crop: int = 224
-    interpolation: str = "bilinear"
-    wanted_by: str = ""
-    categories: tuple[str, ...] = ()
+from .timm_networks import TIMM, find_timm_network
 
 
 def find_architecture(config: NetworkConfig) -> Architecture:
@@ -70,22 +36,24 @@ def find_architecture(config: NetworkConfig) -> Architecture:
     InputError
         There is no network of that name.
     """
-    if ":" in config.name:
+    if config.name.startswith(TIMM):
+        registered = find_timm_network(config.name.removeprefix(TIMM))
+    elif ":" in config.name:
         registered = Architecture(_import_builder(config.name), {})
     elif config.name in ARCHITECTURES:
         registered = _with_transforms(ARCHITECTURES[config.name], config)
     else:
         similar = ", ".join(get_close_matches(config.name, ARCHITECTURES, 3)) or ", ".join(ARCHITECTURES)
         raise InputError(
-            f"there is no network {config.name!r}: network.name is one that `topnine networks` lists ({similar}), or "
-            "package.module:function, a function of your own that gives one."
+            f"there is no network {config.name!r}: network.name is one that `topnine networks` lists ({similar}), one "
+            "of timm's as timm:NAME, or package.module:function, a function of your own that gives one."
         )
     layers = dict(config.layers) or registered.layers
     return replace(registered, layers=layers, mean=config.mean or registered.mean, std=config.std or registered.std)
 
 
 def complete_decoding(config: RunConfig) -> RunConfig:
-    """Return a configuration with the network's own resizing and cropping where it leaves them open.
+    """Return a configuration with the network's own way to prepare images where it leaves that open.
 
     Raises
     ------
@@ -93,13 +61,20 @@ def complete_decoding(config: RunConfig) -> RunConfig:
         There is no such network, or its own size is smaller than the crop that the configuration gives.
     """
     decode, own = config.decode, find_architecture(config.network)
-    resize, crop = decode.resize or own.resize, decode.crop or own.crop
-    if crop > resize:
+    resize, crop, fit = decode.resize or own.resize, decode.crop or own.crop, decode.fit or own.fit
+    if crop > resize and fit != "pad":
         raise InputError(
             f"decode.crop = {crop} is larger than decode.resize = {resize} ({config.network.name}'s own where the "
             "configuration gives none): give both."
         )
-    chosen = {"resize": resize, "crop": crop, "interpolation": decode.interpolation or own.interpolation}
+    mean = tuple(round(255 * value) for value in own.mean)
+    chosen = {
+        "resize": resize,
+        "crop": crop,
+        "fit": fit,
+        "fill": decode.fill or mean if fit == "pad" else decode.fill,
+        "interpolation": decode.interpolation or own.interpolation,
+    }
     return config.model_copy(update={"decode": decode.model_copy(update=chosen)})
 
 

@@ -13,12 +13,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..config.sections import TORCHVISION_WEIGHTS, NetworkConfig
+from ..config.sections import TIMM_WEIGHTS, TORCHVISION_WEIGHTS, NetworkConfig
 from ..errors import InputError, first_line
 from .checkpoints.files import ENDINGS, Checkpoint, read_checkpoint
 from .checkpoints.finding import Found, find_state, list_names
 from .checkpoints.fitting import Match, describe_unloaded, match, read_values
 from .modules.tensors import dense, named_constants
+from .timm_networks import TIMM, download_timm_weights
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def read_weights(config: NetworkConfig, module: nn.Module) -> Weights:
     ----------
     config : NetworkConfig
         Its weights: ``bundled`` (tiny_zfnet only), one of ``TORCHVISION_WEIGHTS`` (downloaded by torchvision), or the
-        path of a file as ``checkpoints.files`` reads it.
+        path of a file as ``checkpoints.files`` reads it; ``timm``: those that timm downloads.
     module : nn.Module
         Whose keys and shapes they must have, but for whole modules that they lack.
 
@@ -61,6 +62,8 @@ def read_weights(config: NetworkConfig, module: nn.Module) -> Weights:
     """
     if config.weights == "bundled":
         checkpoint = Checkpoint(_read_bundled(config.name))
+    elif config.weights == TIMM_WEIGHTS:
+        checkpoint = Checkpoint(_download_from_timm(config))
     elif config.weights in TORCHVISION_WEIGHTS:
         checkpoint = Checkpoint(_download(config))
     else:
@@ -134,6 +137,12 @@ def _download(config: NetworkConfig) -> dict[str, Tensor]:
             f"torchvision's weights for {config.name} cannot be downloaded ({first_line(error)}): give the path of a "
             f"file as network.weights, which ends in {ENDINGS}."
         ) from error
+
+
+def _download_from_timm(config: NetworkConfig) -> dict[str, Tensor]:
+    if not config.name.startswith(TIMM):
+        raise InputError(f"network.weights = 'timm' is for networks of timm's, and {config.name} is none: timm:NAME.")
+    return download_timm_weights(config.name.removeprefix(TIMM))
 
 
 def _list_choices(choices: Collection[Any]) -> str:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from topnine.stages.cli.terminal import escape, print_message
-from topnine.stages.progress import Progress
+from topnine.stages.cli.terminal import escape, is_quiet, print_message
+from topnine.stages.progress import Progress, describe_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBars
@@ -24,13 +24,24 @@ SPEED_WINDOW_S = 60  # the speed beside a bar is that of so many seconds
 
 @contextmanager
 def show_progress() -> Iterator[Show]:
-    """Yield a function that shows progress, as bars where standard error is a terminal, else as lines."""
+    """Yield a function that shows progress, as bars where standard error is a terminal, else as lines.
+
+    Where the user wants to see nothing that goes well, it shows notes alone.
+    """
+    if is_quiet():
+        yield _show_note
+        return
     if not sys.stderr.isatty():
         yield Lines().show
         return
     bars = _make_bars()
     with bars:
         yield _Bars(bars).show
+
+
+def _show_note(progress: Progress) -> None:
+    if progress.note:
+        print_message(progress.note)
 
 
 def describe_progress(progress: Progress, seconds: float) -> str:
@@ -47,18 +58,6 @@ def describe_progress(progress: Progress, seconds: float) -> str:
         return line
     left = progress.estimate_left(seconds)
     return f"{line}, {rate:.1f} {progress.unit}/s" + (f", {describe_seconds(left)} left" if left else "")
-
-
-def describe_seconds(seconds: float) -> str:
-    """Return a time as text.
-
-    >>> describe_seconds(8.4), describe_seconds(192.0), describe_seconds(7507.0)
-    ('8 s', '3 min 12 s', '2 h 5 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60:,} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 class Lines:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from topnine.pipeline.errors import InputError
+from topnine.stages.cli.terminal import set_verbosity
 
 if TYPE_CHECKING:
     from topnine.pipeline.config.sections import RunConfig
@@ -98,6 +99,10 @@ class RunOptions:
         list[str] | None,
         typer.Option("--set", help="section.key=value: change any key of the configuration. Can be repeated."),
     ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and what goes wrong.")] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say also what was found of the network's layers.")
+    ] = False
 
     def read(self) -> RunConfig:
         """Read the configuration with the changes that the options make to it."""
@@ -107,8 +112,8 @@ class RunOptions:
 
     def words(self) -> list[str]:
         """Return the options as a shell's words."""
-        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "changes"}
-        words = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        words = [word for name, value in given.items() if isinstance(value, str) for word in (f"--{name}", value)]
         return [*words, *(word for change in self.changes or [] for word in ("--set", change))]
 
     def find_origins(self) -> dict[str, str]:
@@ -200,6 +205,8 @@ def command(
             """Call the command's function with its options put together."""
             for parameter, group in groups.items():
                 values[parameter] = group(**{option.name: values.pop(option.name) for option in options[parameter]})
+                if isinstance(values[parameter], RunOptions):
+                    set_verbosity(values[parameter].quiet, values[parameter].verbose)
             function(**values)
 
         signature = inspect.Signature([option for listed in options.values() for option in listed])

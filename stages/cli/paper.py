@@ -12,7 +12,7 @@ import typer
 
 from topnine.stages.cli.options import Filters, ImageKeys, RunOptions, command, parse_filters, parse_keys
 from topnine.stages.cli.run import LOADING, StageRun, run_plans
-from topnine.stages.cli.terminal import print_messages, print_result
+from topnine.stages.cli.terminal import print_result, print_steps
 
 if TYPE_CHECKING:
     from topnine.pipeline.config.sections import RunConfig
@@ -41,7 +41,7 @@ def evolution(options: RunOptions, filters: Filters = None) -> None:
     plan.check_rule()
     check_filters(plan.layers, numbers)
     for each in (*checkpoints, plan):
-        print_messages(each.remarks)
+        print_steps(each.remarks)
     stages = {name: STAGES[name] for name in ("index", "mine", "rank", "deconvolve")}
     runs = [StageRun(checkpoint, stages, Path(checkpoint.config.store).stem) for checkpoint in checkpoints]
     figure = StageRun(plan, {"evolution": partial(draw, checkpoints=checkpoints, filters=numbers)})
@@ -111,7 +111,7 @@ def _draw(config: RunConfig, name: str, stage: Stage, projects: bool = False) ->
     plan = make_plan(config)
     if projects:
         plan.check_rule()
-    print_messages(plan.remarks)
+    print_steps(plan.remarks)
     run_plans(config.cluster, [StageRun(plan, {name: stage})])
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import time
@@ -9,13 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topnine.stages.cli.display import describe_seconds, show_progress
+from topnine.stages.cli.display import show_progress
 from topnine.stages.cli.options import RunOptions, SheetOptions, command
-from topnine.stages.cli.terminal import print_message, print_messages, print_result
+from topnine.stages.cli.terminal import print_message, print_result, print_steps
+from topnine.stages.progress import describe_seconds
 
 if TYPE_CHECKING:
     from topnine.pipeline.cluster.pool import Pool
@@ -50,12 +52,18 @@ class StageRun:
 
 
 @command(app, "run")
-def run(options: RunOptions, sheets: SheetOptions) -> None:
+def run(
+    options: RunOptions,
+    sheets: SheetOptions,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what the store holds and which files were written as JSON.")
+    ] = False,
+) -> None:
     """Run every stage: index, mine, rank, deconvolve, tile."""
     began = time.monotonic()
-    run_stages(options.read(), ("index", "mine", "rank", "deconvolve", "tile"), sheets)
+    run_stages(options.read(), ("index", "mine", "rank", "deconvolve", "tile"), sheets, as_json)
     site = shlex.join(["topnine", "gallery", *options.words()])
-    print_message(f"took {describe_seconds(time.monotonic() - began)}; a site of all that is in the store: {site}")
+    print_steps([f"took {describe_seconds(time.monotonic() - began)}; a site of all that is in the store: {site}"])
 
 
 def _add_single_stage(name: str, help: str) -> None:
@@ -92,16 +100,19 @@ def _choose_ranked_layers(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"mine": config.mine.model_copy(update={"layers": " ".join(ranked)})})
 
 
-def run_stages(config: RunConfig, stages: Collection[str], sheets: SheetOptions | None = None) -> None:
+def run_stages(
+    config: RunConfig, stages: Collection[str], sheets: SheetOptions | None = None, as_json: bool = False
+) -> None:
     """Run stages by name, then print what the store holds and the paths of the store and the pictures."""
     logger.info(LOADING)
     from topnine.pipeline.plan import make_plan
     from topnine.pipeline.store.store import Store
-    from topnine.stages.cli.summary import describe_run
+    from topnine.stages.cli.summary import describe_run, summarise_run
     from topnine.stages.deconvolve import deconvolve
     from topnine.stages.runner import STAGES
     from topnine.stages.tile import check_filters, preview
     from topnine.stages.tile import tile as draw
+    from topnine.stages.tools.plan import describe_probe
 
     choice = (sheets or SheetOptions()).read()
     if "index" not in stages:
@@ -110,11 +121,16 @@ def run_stages(config: RunConfig, stages: Collection[str], sheets: SheetOptions 
     if "deconvolve" in stages:
         plan.check_rule()
     check_filters(plan.layers, choice.named_filters)
-    print_messages(plan.remarks)
+    print_steps(plan.remarks)
+    for layer in plan.layers:
+        logger.debug("layer %s: %d filters, %s", layer.name, layer.filters, "; ".join(describe_probe(layer)))
     chosen: dict[str, Stage] = {**STAGES, "tile": partial(draw, choice=choice)}
     if "tile" in stages:
         chosen["deconvolve"] = partial(deconvolve, preview=preview(plan, choice))
     run_plans(config.cluster, [StageRun(plan, {name: chosen[name] for name in stages})])
+    if as_json:
+        print_result(json.dumps(summarise_run(plan, stages, choice)))
+        return
     for line in describe_run(plan, stages, choice):
         print_result(line)
 
@@ -152,7 +168,7 @@ def _announce_dashboard(pool: Pool) -> Callable[[], None]:
         nonlocal printed
         if pool.dashboard != printed:
             printed = pool.dashboard
-            print_message(f"dashboard: {printed}")
+            print_steps([f"dashboard: {printed}"])
 
     return announce
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from topnine.pipeline.store.store import Store
 from topnine.stages.tools.status import LayerStatus, StoreStatus, WriterStatus, status
@@ -39,10 +40,12 @@ def describe_run(plan: Plan, stages: Collection[str], choice: SheetChoice) -> It
         yield f"dead filters: {', '.join(dead)}"
     yield from describe_ties([state.layers[layer.name] for layer in plan.layers if layer.name in state.layers])
     yield plan.config.store
-    if "tile" in stages:
-        yield from _list_sheets(plan, choice)
-    if "gallery" in stages:
-        yield str(plan.folder / "gallery" / "index.html")
+    yield from _list_files(plan, stages, choice)
+
+
+def summarise_run(plan: Plan, stages: Collection[str], choice: SheetChoice) -> dict[str, Any]:
+    """Return what ``describe_run`` tells as values for JSON: those of ``topnine status --json``, and ``files``."""
+    return {**asdict(status(Store.open(plan.config.store))), "files": list(_list_files(plan, stages, choice))}
 
 
 def describe_faults(state: StoreStatus) -> Iterator[str]:
@@ -103,8 +106,12 @@ def _count_dead_filters(filters: Mapping[str, int], state: StoreStatus) -> list[
     return [f"{ranked[name]} of {count} in {name}" for name, count in filters.items() if name in ranked]
 
 
-def _list_sheets(plan: Plan, choice: SheetChoice) -> Iterator[str]:
+def _list_files(plan: Plan, stages: Collection[str], choice: SheetChoice) -> Iterator[str]:
+    """Yield the paths of what stages wrote beside the store."""
     from topnine.stages.tile import sheet_paths
 
-    for layer in plan.layers:
-        yield from map(str, sheet_paths(plan.folder, layer, plan.network, choice))
+    if "tile" in stages:
+        for layer in plan.layers:
+            yield from map(str, sheet_paths(plan.folder, layer, plan.network, choice))
+    if "gallery" in stages:
+        yield str(plan.folder / "gallery" / "index.html")

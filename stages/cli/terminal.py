@@ -21,6 +21,8 @@ from topnine.pipeline.errors import TopnineError
 # The controls of ASCII and of Latin-1, marks of writing direction, line and paragraph separators, halves of characters.
 OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+LOGGER = logging.getLogger("topnine")
+
 
 def escape(text: str) -> str:
     r"""Return a text with the characters written out that a terminal would obey.
@@ -47,6 +49,12 @@ def print_messages(lines: Iterable[object]) -> None:
         print_message(line)
 
 
+def print_steps(lines: Iterable[object]) -> None:
+    """Print lines about a run that goes well to standard error, unless the user wants none."""
+    if not is_quiet():
+        print_messages(lines)
+
+
 def print_error(error: TopnineError) -> None:
     """Print an error's sentence, and what belongs to it below."""
     sentence, *details = error.lines
@@ -66,10 +74,19 @@ def guard_standard_error() -> None:
 
 def show_log() -> None:
     """Have this process print what topnine logs: the steps that come before there is progress to be shown."""
-    logger = logging.getLogger("topnine")
-    logger.handlers = [_Printer()]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    LOGGER.handlers = [_Printer()]
+    LOGGER.propagate = False
+    set_verbosity()
+
+
+def set_verbosity(quiet: bool = False, verbose: bool = False) -> None:
+    """Have this process say nothing but what goes wrong, or more than usual."""
+    LOGGER.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+def is_quiet() -> bool:
+    """Return whether this process is to say nothing but what goes wrong."""
+    return LOGGER.level == logging.WARNING
 
 
 def silence_leftovers() -> None:

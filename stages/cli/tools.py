@@ -4,40 +4,44 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from topnine.pipeline.errors import WorkError
+from topnine.pipeline.errors import InputError, WorkError
 from topnine.stages.cli.display import show_progress
 from topnine.stages.cli.options import RunOptions, command, parse_changes
 from topnine.stages.cli.run import LOADING
 from topnine.stages.cli.terminal import print_result
+
+if TYPE_CHECKING:
+    from topnine.pipeline.network.layers import Layer
 
 # Functions import torch and dask when they are called: `topnine --help` and wrong options need not wait for them.
 
 app = typer.Typer()
 logger = logging.getLogger(__name__)
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 StorePath = Annotated[str, typer.Argument(help="Path or URL of the Zarr store.")]
 
 
 @command(app, "plan")
-def plan(options: RunOptions) -> None:
-    """Estimate the images, blocks, bytes and time of a run. Nothing is written."""
+def plan(options: RunOptions, as_json: AsJson = False) -> None:
+    """Estimate the images, blocks, bytes and times of a run. Nothing is written."""
     config = options.read()
     logger.info(LOADING)
     from topnine.pipeline.plan import make_plan
-    from topnine.stages.tools.plan import estimate
+    from topnine.stages.tools.plan import describe_estimate, estimate
 
     with TemporaryDirectory() as folder:
-        for line in estimate(make_plan(config, Path(folder))):
-            print_result(line)
+        found = estimate(make_plan(config, Path(folder)))
+    _print_all(describe_estimate(found), asdict(found), as_json)
 
 
 @app.command()
@@ -65,7 +69,7 @@ def pack(
 @app.command()
 def status(
     store: StorePath,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print how much of a run is done. Only its store is read."""
     from topnine.pipeline.store.store import Store
@@ -124,6 +128,7 @@ def verify(
         int, typer.Option(min=0, help="Seed of the choice of samples that are mined and deconvolved again.")
     ] = 0,
     repair: Annotated[bool, typer.Option("--repair", help="First make again what is missing or damaged.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check every chunk and every ranking of a store, and mine and deconvolve samples of it again."""
     from topnine.pipeline.store.store import Store
@@ -139,10 +144,14 @@ def verify(
         with show_progress() as show, closing(make_again(store, moved)) as running:
             for progress in running:
                 show(progress)
-    failed = 0
+    results = []
     for result in check(store, moved, seed):
-        print_result(result)
-        failed += bool(result.problems)
+        results.append(result)
+        if not as_json:
+            print_result(result)
+    if as_json:
+        print_result(json.dumps([asdict(result) for result in results]))
+    failed = sum(bool(result.problems) for result in results)
     if failed:
         raise WorkError(
             f"{failed} checks failed: {store} is not what a run would make. `topnine verify --repair` makes again what "
@@ -153,18 +162,39 @@ def verify(
 @app.command()
 def networks(
     name: Annotated[str | None, typer.Argument(help="The network whose layers are listed.")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="List the networks whose names contain this, timm's too where it is installed.")
+    ] = None,
     every: Annotated[bool, typer.Option(help="List every convolution, not only the numbered layers.")] = False,
     size: Annotated[int, typer.Option(min=1, help="Side of the network's input in pixels.")] = 224,
+    as_json: AsJson = False,
 ) -> None:
-    """List the networks, or the layers of one with their numbers and their receptive fields in pixels."""
-    from topnine.pipeline.network.registry import ARCHITECTURES
+    """List the networks with their weights, or the layers of one with their numbers and receptive fields in pixels."""
+    from topnine.pipeline.network.catalogue import list_networks
 
-    for line in ARCHITECTURES if name is None else _list_layers(name, every, size):
+    if name is not None and match is not None:
+        raise InputError(f"--match lists networks, and {name} is one: give one of both.")
+    if name is None:
+        offers = list(list_networks(match))
+        _print_all(offers, [asdict(offer) for offer in offers], as_json)
+    else:
+        layers = _find_layers(name, every, size)
+        _print_all(
+            map(_describe_layer, layers), [layer.attributes() | {"name": layer.name} for layer in layers], as_json
+        )
+
+
+def _print_all(lines: Iterable[object], records: object, as_json: bool) -> None:
+    """Print lines, or what they tell as JSON."""
+    if as_json:
+        print_result(json.dumps(records))
+        return
+    for line in lines:
         print_result(line)
 
 
-def _list_layers(network: str, every: bool, size: int) -> Iterator[str]:
-    """Yield a line for every layer of a network whose input has a side of ``size`` pixels."""
+def _find_layers(network: str, every: bool, size: int) -> list[Layer]:
+    """Return the layers of a network whose input has a side of ``size`` pixels."""
     from topnine.pipeline.config.sections import NetworkConfig
     from topnine.pipeline.network.layers import find_layers
     from topnine.pipeline.network.loading import trace_shapes
@@ -172,8 +202,11 @@ def _list_layers(network: str, every: bool, size: int) -> Iterator[str]:
 
     graph = trace_shapes(network, size, size)
     numbered = find_architecture(NetworkConfig(name=network)).layers
-    for layer in find_layers(graph, numbered, "all every" if every or not numbered else "all"):
-        field, number = layer.field.attributes(), f"{layer.number} = " if layer.number else ""
-        known = f"{layer.filters} filters, receptive field {field['size']}, stride {field['stride']}"
-        described = known if layer.field.source == "graph" else "its map is measured by `topnine plan`"
-        yield f"{number}{layer.name}: {described}, tapped after {layer.tap.follows} of {layer.module}"
+    return find_layers(graph, numbered, "all every" if every or not numbered else "all")
+
+
+def _describe_layer(layer: Layer) -> str:
+    field, number = layer.field.attributes(), f"{layer.number} = " if layer.number else ""
+    known = f"{layer.filters} filters, receptive field {field['size']}, stride {field['stride']}"
+    described = known if layer.field.source == "graph" else "its map is measured by `topnine plan`"
+    return f"{number}{layer.name}: {described}, tapped after {layer.tap.follows} of {layer.module}"

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from topnine.pipeline.config.sections import NAMED_WEIGHTS, RunConfig
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.network.registry import ARCHITECTURES
+from topnine.pipeline.network.timm_networks import TIMM
 from topnine.pipeline.store.store import Store
 
 # Settings that name something to be opened, and the values of them that lie in this package or are fetched by it.
@@ -67,7 +68,8 @@ def check_named(store: Store, changes: Mapping[str, str]) -> None:
         section, _, field = key.partition(".")
         table = configuration.get(section)
         value = table.get(field, harmless[0]) if isinstance(table, dict) else harmless[0]
-        if key not in changes and value not in harmless:
+        is_timms = key == "network.name" and str(value).startswith(TIMM)  # of which only its own networks are built
+        if key not in changes and value not in harmless and not is_timms:
             named[key] = value
     if named:
         listed = ", ".join(f"{key} = {str(value)[:200]!r}" for key, value in named.items())

@@ -46,7 +46,9 @@ def test_two_processes_on_one_gpu_and_a_driver_without(some_photos, tmp_path, mo
         monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("the driver asked for a GPU"))
     stages = "index", "mine", "rank", "statistics", "deconvolve", "tile"
     plan = plan_run(tmp_path / "gpu", **settings, cluster__kind="local", cluster__device="cuda")
-    assert list(estimate(plan))[-1].endswith("on cuda of the workers")
+    found = estimate(plan)
+    assert found.device == "cuda of the workers"
+    assert {stage.stage: stage.seconds for stage in found.stages}["mine"] is None
     with dask.config.set({"distributed.worker.preload": ["tests.one_gpu"]}):
         run_stages(plan, *stages)
     assert (tmp_path / "gpu/run/figures/layer1-filters.png").is_file()

@@ -108,6 +108,33 @@ def test_the_gallery_shows_every_layer_of_the_store(demo):
     assert all(layer["statistics"] for layer in state["layers"].values())
 
 
+def test_quiet_says_nothing_that_goes_well_and_verbose_more(demo, tmp_path):
+    folder, finished = demo
+    quiet = topnine("run", "--layer", "5", "-q", cwd=folder)
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert quiet.stdout == finished.stdout
+    verbose = topnine("run", "--layer", "5", "--verbose", cwd=folder)
+    assert "layer conv5: 128 filters, read behind relu of conv5" in verbose.stderr
+    assert "layer conv5: 128 filters" not in finished.stderr
+    wrong = topnine("run", "--quiet", "--set", "data.path=nowhere", cwd=folder)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("topnine: there is no data at nowhere")
+
+
+def test_json_is_for_scripts(demo):
+    folder, _ = demo
+    summary = json.loads(topnine("run", "--layer", "5", "--json", cwd=folder).stdout)
+    assert summary["files"] == ["runs/demo/figures/layer5.png"]
+    assert (summary["images"], summary["layers"]["conv5"]["dead"]) == (536, 0)
+    offers = json.loads(topnine("networks", "--match", "resnet50", "--json").stdout)
+    assert {"name": "resnet50", "weights": ["IMAGENET1K_V1", "IMAGENET1K_V2"]} in offers
+    layers = json.loads(topnine("networks", "alexnet", "--json").stdout)
+    assert [(layer["number"], layer["name"], layer["filters"]) for layer in layers][4] == (5, "conv5", 256)
+    checks = json.loads(topnine("verify", "runs/demo.zarr", "--data", "photos", "--json", cwd=folder).stdout)
+    assert {check["name"] for check in checks} >= {"images", "data", "conv5 ranking"}
+    assert not any(check["problems"] for check in checks)
+
+
 def test_plan_writes_nothing(tmp_path):
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     finished = topnine("plan", "--layer", "all", cwd=tmp_path)
@@ -119,8 +146,27 @@ def test_plan_writes_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["configs"]
 
 
+def test_plan_says_how_long_each_stage_takes_and_what_is_done(demo):
+    folder, _ = demo
+    stages = {}
+    for layers in ("5", "2 5"):
+        found = json.loads(topnine("plan", "--layer", layers, "--json", cwd=folder).stdout)
+        stages[layers] = {stage["stage"]: stage for stage in found["stages"]}
+        assert list(stages[layers]) == ["index", "mine", "rank", "deconvolve", "tile"]
+    assert all(stage["done"] == stage["total"] for name, stage in stages["5"].items() if name != "tile")
+    assert (stages["2 5"]["index"]["done"], stages["2 5"]["mine"]["done"]) == (4, 0)
+    left = stages["2 5"]["deconvolve"]
+    assert (left["done"], left["total"], left["unit"]) == (128, 256, "filters")
+    assert 1 < left["seconds"] < 120
+    assert stages["2 5"]["mine"]["seconds"] > 0.5
+    lines = topnine("plan", "--layer", "5", cwd=folder).stdout.splitlines()
+    assert {"index: done", "mine: done", "rank: done", "deconvolve: done"} < set(lines)
+
+
 def test_networks_lists_layers_numbers_and_receptive_fields():
-    assert "alexnet" in topnine("networks").stdout.splitlines()
+    assert "alexnet: IMAGENET1K_V1" in topnine("networks").stdout.splitlines()
+    assert "timm:convnext_atto: d2_in1k" in topnine("networks", "--match", "convnext_atto").stdout.splitlines()
+    assert "--match lists networks" in topnine("networks", "alexnet", "--match", "alex").stderr
     found = topnine("networks", "alexnet").stdout
     assert "5 = conv5: 256 filters, receptive field 163, stride 16, tapped after relu of features.10" in found
     assert "features.3.squeeze: " in topnine("networks", "squeezenet1_0", "--every").stdout

@@ -94,6 +94,17 @@ def class_folders(folder: Path) -> None:
     forms.class_folders(PICTURES, folder)["path"].rename(folder / "imagenet/val")
 
 
+def tiny_imagenet(folder: Path) -> None:
+    (folder / "tiny-imagenet-200").mkdir()
+    forms.flat_folder(PICTURES, folder)["path"].rename(folder / "tiny-imagenet-200/val")
+    images = list((folder / "tiny-imagenet-200/val").iterdir())
+    (folder / "tiny-imagenet-200/val/images").mkdir()
+    for image in images:
+        image.rename(folder / "tiny-imagenet-200/val/images" / image.name)
+    lines = "".join(f"{image.name}\tn0{number}\t0\t0\t9\t9\n" for number, image in enumerate(images))
+    (folder / "tiny-imagenet-200/val/val_annotations.txt").write_text(lines)
+
+
 def pictures(folder: Path) -> None:
     forms.flat_folder(PICTURES, folder)["path"].rename(folder / "pictures")
 
@@ -191,6 +202,7 @@ RULES = [
     Rule(r"CONFIG=mine\.toml|mypackage", make=own_network),
     Rule(r"DATA=imagenet/val", make=class_folders, extra=QUICK),
     Rule(r"DATA=pictures/", make=pictures, extra=QUICK),
+    Rule(r"DATA=tiny-imagenet-200/val", make=tiny_imagenet, extra=QUICK),
     Rule(r"DATA='imagenet-1k/", make=hugging_face, extra=QUICK),
     Rule(r"^topnine pack .*pictures/", make=pictures),
     Rule(r"^make (gallery|mine LAYER=all$)", slow=True),

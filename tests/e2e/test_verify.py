@@ -50,7 +50,7 @@ def first_problem(store: Path) -> str:
 def test_a_sound_store_passes_every_check_one_line_each(store):
     result = CliRunner().invoke(app, ["verify", str(store), "--trust"])
     assert result.exit_code == 0, result.output
-    lines = result.output.splitlines()
+    lines = result.stdout.splitlines()
     assert len(lines) == 6
     assert all(line.startswith("ok ") for line in lines)
 

@@ -93,5 +93,5 @@ def test_plan_and_verify(plan, monkeypatch):
     (shard,) = plan.dataset.shards
     records = [ImageRecord(0, entry.offset, entry.size, entry.key, entry.damage) for entry in list_images(shard)]
     with synchronised(monkeypatch):
-        assert calibrate(mining_settings(plan, THREADS), plan.layers, records) > 0
+        assert calibrate(mining_settings(plan, THREADS), plan.layers, records).images_per_second > 0
         assert [str(check) for check in verify(plan.config.store, {}, 0) if check.problems] == []

@@ -18,10 +18,11 @@ from topnine.stages.cli.main import app
 from topnine.stages.cli.options import RunOptions, SheetOptions, command, parse_filters, parse_keys
 
 OF_A_RUN = ["--config", "--network", "--layer", "--data", "--weights", "--store", "--cluster", "--device", "--set"]
+OF_A_RUN += ["--quiet", "--verbose"]
 OF_SHEETS = ["--filters", "--filter", "--grid", "--format"]
 WITHOUT_LAYER = [option for option in OF_A_RUN if option != "--layer"]
 COMMANDS = {
-    "run": [*OF_A_RUN, *OF_SHEETS],
+    "run": [*OF_A_RUN, *OF_SHEETS, "--json"],
     "index": OF_A_RUN,
     "mine": OF_A_RUN,
     "rank": OF_A_RUN,
@@ -33,12 +34,23 @@ COMMANDS = {
     "invariance": [*WITHOUT_LAYER, "--images"],
     "first-layer": [*WITHOUT_LAYER, "--beside"],
     "occlusion": [*OF_A_RUN, "--images", "--side", "--step"],
-    "plan": OF_A_RUN,
+    "plan": [*OF_A_RUN, "--json"],
     "pack": ["--data", "--to", "--shard-mib", "--resize", "--quality", "--classes"],
     "status": ["store", "--json"],
     "export": ["store", "--layer", "--to", "--activations"],
-    "verify": ["store", "--data", "--weights", "--network", "--set", "--trust", "--device", "--seed", "--repair"],
-    "networks": ["name", "--every", "--size"],
+    "verify": [
+        "store",
+        "--data",
+        "--weights",
+        "--network",
+        "--set",
+        "--trust",
+        "--device",
+        "--seed",
+        "--repair",
+        "--json",
+    ],
+    "networks": ["name", "--match", "--every", "--size", "--json"],
     "config": OF_A_RUN,
     "init": ["file", *OF_A_RUN],
 }

@@ -71,6 +71,13 @@ def test_what_does_not_fit_is_one_sentence(key, value, sentence):
     assert sentence in str(error.value)
 
 
+def test_a_misspelled_table_is_what_is_named(tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text('[networks]\nname = "alexnet"\n[data]\npath = "x"\n')
+    with pytest.raises(InputError, match=r"networks is not a key of the configuration .*: network may be meant; known"):
+        read_config(str(path))
+
+
 def test_a_file_that_is_missing_or_not_toml(tmp_path):
     with pytest.raises(InputError, match="there is no configuration"):
         read_config(str(tmp_path / "none.toml"))

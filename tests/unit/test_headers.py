@@ -130,3 +130,23 @@ def test_names_that_are_no_utf8_are_kept_readable():
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     assert members(bytes(header) + b"\0" * 1024)[0].name == "\\xff\\xfe.jp"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("padding", [0, 512, 10_240])
+def test_joined_tars_are_one_after_the_other(name, padding):
+    parts = [make(FORMATS[name], names, (5000, 3)) for names in (["a.jpg", "b.jpg"], ["c.jpg"], ["d.jpg", "e.jpg"])]
+    joined = b"".join(part + bytes(padding) for part in parts)
+    listed = members(joined)
+    assert [member.name for member in listed] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    assert not any(member.damage or member.missing for member in listed)
+    for member, content in zip(listed, (b"\0", b"\1", b"\0", b"\0", b"\1"), strict=True):
+        assert joined[member.offset : member.offset + member.size] == content * member.size
+    cut = members(joined[: -len(parts[2]) - padding + 700])
+    assert [member.name for member in cut] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert "needs the bytes up to" in cut[-1].missing
+
+
+def test_what_is_no_header_behind_the_closing_blocks_is_passed_over():
+    data = make(tarfile.GNU_FORMAT, ["a.jpg"], (5000,))
+    assert [member.name for member in members(data + b"x" * 3000)] == ["a.jpg"]

@@ -11,7 +11,7 @@ from topnine.pipeline.data.reader import list_images
 from topnine.pipeline.errors import DecodeError, WorkError
 
 IMAGES = [encode(noise(i, 40 + i, 50)) for i in range(12)]
-CONFIG = DecodeConfig(resize=32, crop=24, interpolation="bilinear")
+CONFIG = DecodeConfig(resize=32, crop=24, interpolation="bilinear", fit="crop")
 
 
 def open_tar(folder, images=IMAGES, config=CONFIG, max_pixels=10_000):
@@ -36,7 +36,7 @@ def test_fast_decoding_is_passed_on(tmp_path):
     pixels = {}
     for fast in (False, True):
         source, (record,) = open_tar(
-            tmp_path, [data], DecodeConfig(resize=32, crop=24, interpolation="bilinear", fast=fast), 40_000
+            tmp_path, [data], DecodeConfig(resize=32, crop=24, interpolation="bilinear", fit="crop", fast=fast), 40_000
         )
         with source.open() as reader:
             pixels[fast] = reader.decode(record).pixels

@@ -61,3 +61,19 @@ def test_labels_outside_the_classes_are_named():
         assign(entries(2**31), None)
     with pytest.raises(InputError, match=r"shard s\.tar: image 0 has class 'cat', which is not in data\.classes"):
         assign(entries("cat"), CLASSES)
+
+
+def test_names_stand_for_classes_where_only_one_has_them():
+    assert assign(entries("tench", "n01443537"), CLASSES).tolist() == [0, 1]
+    twice = Classes(("crane", "crane"), {"n1": 0, "n2": 1})
+    assert assign(entries("n2"), twice).tolist() == [1]
+    with pytest.raises(InputError, match=r"has class 'crane', which is not in data\.classes"):
+        assign(entries("crane"), twice)
+
+
+def test_numbers_and_names_beside_one_another_need_data_classes():
+    with pytest.raises(
+        InputError, match=r"image 1 has label 4, and .*image 0 has class 'cat': name the classes of both"
+    ):
+        assign(entries("cat", 4), None)
+    assert assign(entries("tench", 1, -1), CLASSES).tolist() == [0, 1, -1]

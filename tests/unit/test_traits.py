@@ -20,7 +20,7 @@ def describe(by, image, row, column):
         return [values[ids] for values in (KEYS, LOOK, HEIGHT, WIDTH)]
 
     asked = []
-    decode = DecodeConfig(resize=96, crop=CROP)
+    decode = DecodeConfig(resize=96, crop=CROP, fit="crop")
     rule = DistinctRule(by, r"(.+?)[-_.]\d[-_.\d]*", 10)
     traits = HitDescriber(rule, decode, FIELD).describe(read_columns, *map(np.array, (image, row, column)))
     assert len(asked) == 1

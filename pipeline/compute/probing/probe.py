@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, check_memory
+from ...network.architecture import Architecture
 from ...network.graph import Graph
 from ...network.layers import Layer
 from ...network.modules.preparation import describe
 from ...network.receptive_field import ReceptiveField
-from ...network.registry import Architecture
 from ...network.taps import Tap, read_taps
 from ...network.tracing.recording import Recording, record
 from ...network.tracing.tape import Tape

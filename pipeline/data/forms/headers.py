@@ -1,4 +1,4 @@
-"""The headers of a tar, also of one inside another: they are read without the data between them.
+"""The headers of a tar, also of one inside another, or of several in one file: read without the data between them.
 
 The formats are ustar, GNU (long names and sizes) and PAX (of its records, path and size). Python's tarfile takes
 several times as long (``make bench`` measures it), and it stops at the first damaged header. This one goes on at the
@@ -74,6 +74,10 @@ def walk(read: Read, start: int, end: int) -> Iterator[Member]:
     while at + BLOCK <= end:
         header = read(at, BLOCK)
         if header == END:
+            following = _find_joined(read, at, end)
+            if following is not None:
+                at, extensions = following, {}
+                continue
             if end - at > MAX_PADDING:
                 yield Member("", at, 0, missing=f"{end - at:,} bytes follow where it has its closing blocks, at {at:,}")
             return
@@ -102,6 +106,17 @@ def walk(read: Read, start: int, end: int) -> Iterator[Member]:
             damage = "" if kind in REGULAR else f"is {KIND_NAMES.get(kind, f'of type {kind!r}')}, not a plain file"
             yield Member(name, data, size, damage)
     yield Member("", min(at, end), 0, missing=f"it ends at {end:,} without a tar's closing blocks")
+
+
+def _find_joined(read: Read, at: int, end: int) -> int | None:
+    """Return where another tar begins behind the closing blocks of one, as ``cat a.tar b.tar`` writes it, else None."""
+    if end - at <= 2 * BLOCK:
+        return None
+    padding = read(at, min(end - at, MAX_PADDING + BLOCK))
+    zeros = len(padding) - len(padding.lstrip(b"\0"))
+    begin = zeros // BLOCK * BLOCK
+    header = padding[begin : begin + BLOCK]
+    return at + begin if len(header) == BLOCK and _size(header) is not None else None
 
 
 def is_tar(read: Read) -> bool:

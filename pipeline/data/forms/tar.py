@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -17,6 +18,8 @@ from .headers import Member, Read, is_tar, walk
 LABEL_SUFFIXES = frozenset({".cls", ".json"})
 GZIP = b"\x1f\x8b"
 MAX_LABEL_BYTES = 65_536
+FLOAT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
+MAX_CLASS_NAME = 200  # characters
 MAX_LABEL = 2**62  # of a class index; a label file that holds more is none
 
 
@@ -103,7 +106,7 @@ class _Lister:
 
     def _list_range(self, start: int, end: int, class_name: str, images: ListingBuilder) -> str:
         """List the tar between two offsets; return what is missing of it. One with a class name is an inner tar."""
-        first, stems, labels = len(images), TextsBuilder(), dict[str, int]()
+        first, stems, labels = len(images), TextsBuilder(), dict[str, int | str]()
         missing = ""
         for member in walk(self._read, start, end):
             missing = member.missing
@@ -118,10 +121,15 @@ class _Lister:
                 images.add(key, *place, class_name=class_name, damage=member.damage)
                 stems.add(stem)
             elif suffix in LABEL_SUFFIXES and not member.damage:
-                content = self._read(member.offset, min(member.size, MAX_LABEL_BYTES))
-                labels[stem] = _parse_label(self._path, member, content)
+                label = _parse_label(self._path, member, self._read(member.offset, min(member.size, MAX_LABEL_BYTES)))
+                if label is not None and (suffix == ".cls" or stem not in labels):  # in whatever order they come
+                    labels[stem] = label
         for number, stem in enumerate(stems.finish() if labels else ()):
-            images.set_label(first + number, labels.get(stem, -1))
+            label = labels.get(stem, -1)
+            if isinstance(label, int):
+                images.set_label(first + number, label)
+            else:
+                images.set_class(first + number, label)
         return missing
 
     def _list_inner(self, stem: str, member: Member, end: int) -> None:
@@ -146,16 +154,32 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", f"{dot}{suffix}".lower()
 
 
-def _parse_label(path: str, member: Member, content: bytes) -> int:
+def _parse_label(path: str, member: Member, content: bytes) -> int | str | None:
+    """Return the class index in a label's file, or the name of a class; None where it is a record of other things."""
     try:
-        if not member.name.endswith(".json"):
-            return _checked(int(content))
-        record = json.loads(content)
-        label: Any = record.get("label", record.get("cls", -1)) if isinstance(record, dict) else record
-        return _checked(int(label))
+        text = content.decode().strip()
+        if not member.name.lower().endswith(".json"):
+            return _parse_word(text)
+        record = json.loads(text)
+        label: Any = record.get("label", record.get("cls")) if isinstance(record, dict) else record
+        return None if label is None else _parse_word(str(label) if isinstance(label, float) else label)
     except (ValueError, TypeError, OverflowError, RecursionError):
         start = content[:32]
-        raise InputError(f"shard {path}: member {member.name} holds {start!r}, expected a class index.") from None
+        raise InputError(
+            f"shard {path}: member {member.name} holds {start!r}, expected a class index or the name of a class."
+        ) from None
+
+
+def _parse_word(label: Any) -> int | str:
+    """Return the class index that a label is, or the name of a class; ValueError or TypeError where it is neither."""
+    if not isinstance(label, str):
+        return _checked(int(label))
+    text = label.strip()
+    if FLOAT.fullmatch(text) and float(text).is_integer():
+        return _checked(int(float(text)) if "." in text else int(text))
+    if FLOAT.fullmatch(text) or not text or not text.isprintable() or len(text) > MAX_CLASS_NAME:
+        raise ValueError(text)
+    return text
 
 
 def _checked(label: int) -> int:
