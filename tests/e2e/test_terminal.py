@@ -35,7 +35,7 @@ def write_labelled(path: Path, label: bytes) -> Path:
     ("members", "shard", "code", "words"),
     [
         ([(f"{EVIL}.jpg", b"no image")], "a.tar", 1, "cannot be decoded: not an image"),
-        ([(f"{EVIL}.png", GOOD), (f"{EVIL}.cls", b"cat")], "a.tar", 2, "expected a class index"),
+        ([(f"{EVIL}.png", GOOD), (f"{EVIL}.cls", b"\0")], "a.tar", 2, "expected a class index"),
         ([("a.png", GOOD), ("a.cls", b"7")], f"{EVIL.replace('/', '')}.tar", 2, "class"),
         ([("a.jpg", b"no image")], f"{EVIL}.tar", 1, "cannot be decoded: not an image"),
     ],
