@@ -95,7 +95,7 @@ class Plan:
         decode, own = self.config.decode, self.network.architecture
         keys = ("resize", "crop", "fit", "interpolation")
         is_own = all(getattr(decode, key) == getattr(own, key) for key in keys)
-        taken = f"as {own.wanted_by} wants it" if own.wanted_by else "which is assumed: see decode.resize"
+        taken = f"as in {own.wanted_by}" if own.wanted_by else "which is assumed: see decode.resize"
         sides = {"crop": "a shortest side of ", "squash": "both sides of ", "pad": "a longest side of "}[decode.fit]
         cut = "cropped" if decode.fit != "pad" else "cropped or padded"
         unused = self.dataset.unused

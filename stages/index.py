@@ -34,7 +34,7 @@ def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
         yield Progress("index", len(listed), total, "shards")
     names = write_index(plan, store, join(plan.dataset, [listed.pop(number) for number in range(total)]))
     if names and names == list(plan.network.architecture.categories):
-        note = f"classes have the names of {plan.network.architecture.wanted_by}, unless data.classes gives others"
+        note = f"classes have the names of {plan.config.network.name}'s own, unless data.classes gives others"
         yield Progress("index", total, total, "shards", note=note)
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -201,6 +201,7 @@ class Pool:
                 except Empty:
                     yield self._tick(running)
                     continue
+                del self._units[attempt.future.key]
                 result = _outcome(attempt.future)
                 if isinstance(result, WorkError) and attempt.tries < TRIES:
                     waiting.extend((part, attempt.tries + 1) for part in split(attempt.item))
@@ -208,6 +209,8 @@ class Pool:
                 else:
                     yield attempt.item, result
         finally:
+            for task in running:
+                del self._units[task]
             self._cancel([attempt.future for attempt in running.values()])
 
     def _submit(
@@ -245,10 +248,9 @@ class Pool:
         if task in self._units:  # a running scheduler may have tasks of others, too
             self._units[task] = units
 
-    def _tick(self, running: Collection[Any]) -> Tick:
-        """Return what the running tasks have done; forget those that ended."""
-        self._units = {task: self._units[task] for task in running}
-        return Tick(sum(self._units.values()))
+    def _tick(self, running: Iterable[Any]) -> Tick:
+        """Return what the running tasks of an attempt have done."""
+        return Tick(sum(self._units[task] for task in running))
 
     def _count_workers(self) -> int:
         workers = self._workers()

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -217,8 +218,9 @@ def _to_input(
     fit: str,
     fill: tuple[int, int, int],
 ) -> Decoded:
-    image, height, width = _decode(data, max_pixels, resize if fast and fit == "crop" else None)
-    geometry = Geometry(height, width, resize, crop, fit)
+    place = partial(Geometry, resize=resize, crop=crop, fit=fit)
+    image, height, width = _decode(data, max_pixels, place if fast else None)
+    geometry = place(height, width)
     pixels = np.asarray(_resize(image, geometry, Image.Resampling[interpolation.upper()]))
     if pixels.shape[:2] != (crop, crop):
         top, left = (max(0, -corner) for corner in geometry.crop_corner)
@@ -258,15 +260,18 @@ def _resize_columns(image: Image.Image, height: int, top: int, kept: int, filter
     return image.resize((image.width, height), filter).crop((0, top, image.width, top + kept))
 
 
-def _decode(data: bytes, max_pixels: int, shortest: int | None) -> tuple[Image.Image, int, int]:
-    """Return an image in RGB, and the height and width it has; the decoder may halve it, but not below ``shortest``."""
+def _decode(data: bytes, max_pixels: int, place: Callable[[int, int], Geometry] | None) -> tuple[Image.Image, int, int]:
+    """Return an image in RGB, and the height and width it has.
+
+    With ``place``, which takes these, the decoder may halve it, but not below the size that it is resized to.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise DecodeError(f"{image.width} x {image.height} pixels are more than {max_pixels}")
             width, height = image.size
-            if shortest is not None:
-                image.draft(None, Geometry(height, width, shortest, shortest).resized[::-1])
+            if place is not None:
+                image.draft(None, place(height, width).resized[::-1])
             return _rgb(image), height, width
     except UnidentifiedImageError:
         raise DecodeError("not an image") from None

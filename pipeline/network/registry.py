@@ -58,7 +58,8 @@ def complete_decoding(config: RunConfig) -> RunConfig:
     Raises
     ------
     InputError
-        There is no such network, or its own size is smaller than the crop that the configuration gives.
+        There is no such network, its own size is smaller than the crop that the configuration gives, or a colour is
+        given for borders that there are not.
     """
     decode, own = config.decode, find_architecture(config.network)
     resize, crop, fit = decode.resize or own.resize, decode.crop or own.crop, decode.fit or own.fit
@@ -67,6 +68,8 @@ def complete_decoding(config: RunConfig) -> RunConfig:
             f"decode.crop = {crop} is larger than decode.resize = {resize} ({config.network.name}'s own where the "
             "configuration gives none): give both."
         )
+    if decode.fill and fit != "pad":
+        raise InputError(f"decode.fill is the colour of the borders of decode.fit = 'pad', and decode.fit is {fit!r}.")
     mean = tuple(round(255 * value) for value in own.mean)
     chosen = {
         "resize": resize,
@@ -98,7 +101,7 @@ def _with_transforms(architecture: Architecture, config: NetworkConfig) -> Archi
         resize=wanted.resize_size[0],
         crop=wanted.crop_size[0],
         interpolation=InterpolationMode(wanted.interpolation).value,
-        wanted_by=f"torchvision's {name} of {config.name}",
+        wanted_by=f"torchvision's transforms for {config.name} {name}",
         categories=tuple(members[name].meta["categories"]),
     )
 

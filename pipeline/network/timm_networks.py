@@ -54,7 +54,7 @@ def find_timm_network(name: str) -> Architecture:
         crop=height,
         fit=FITS[wanted["crop_mode"]],
         interpolation=wanted["interpolation"],
-        wanted_by=f"timm's {name}" + (f".{known.tag}" if known.tag and "." not in name else ""),
+        wanted_by=f"timm's transforms for {name}" + (f".{known.tag}" if known.tag and "." not in name else ""),
     )
 
 

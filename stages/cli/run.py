@@ -62,8 +62,9 @@ def run(
     """Run every stage: index, mine, rank, deconvolve, tile."""
     began = time.monotonic()
     run_stages(options.read(), ("index", "mine", "rank", "deconvolve", "tile"), sheets, as_json)
-    site = shlex.join(["topnine", "gallery", *options.words()])
-    print_steps([f"took {describe_seconds(time.monotonic() - began)}; a site of all that is in the store: {site}"])
+    gallery = shlex.join(["topnine", "gallery", *options.words()])
+    took = describe_seconds(time.monotonic() - began)
+    print_steps([f"took {took}. A site with every layer of the store is made by: {gallery}"])
 
 
 def _add_single_stage(name: str, help: str) -> None:

@@ -3,8 +3,6 @@
 import ctypes
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -161,45 +159,18 @@ def test_a_full_disk_stops_at_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.fixture
-def scheduler():
-    """A scheduler with one worker, in processes of their own: gives a client, and what kills the scheduler."""
-    address = f"tcp://127.0.0.1:{free_port()}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    start = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
-    first = subprocess.Popen(start, **quiet)
-    work = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
-    second = subprocess.Popen(work, **quiet)
-
-    def kill() -> None:
-        """End the scheduler at once."""
-        first.kill()
-        first.wait()
-
+def test_a_scheduler_that_goes_before_it_gave_a_result_is_a_sentence(scheduler):
+    process, address = scheduler
     with Client(address, timeout="60s") as client:
-        client.wait_for_workers(1, timeout=60)
-        yield client, kill
-    for process in (second, first):
+        pool = Pool(lambda: Workers(client), 1, True)
+        assert list(pool.run(double, [1], 0)) == [(1, 2)]
+        future = client.submit(double, 1, 0, pure=False)
+        wait([future], timeout=60)
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def test_a_scheduler_that_goes_before_it_gave_a_result_is_a_sentence(scheduler):
-    client, kill = scheduler
-    pool = Pool(lambda: Workers(client), 1, True)
-    assert list(pool.run(double, [1], 0)) == [(1, 2)]
-    future = client.submit(double, 1, 0, pure=False)
-    wait([future], timeout=60)
-    kill()
-    assert pool.dashboard.startswith("http://127.0.0.1:")  # progress shows it: that asks nobody
-    with pytest.raises(StopError, match="the Dask scheduler is gone"):
-        _outcome(future)
+        assert pool.dashboard.startswith("http://127.0.0.1:")  # progress shows it: that asks nobody
+        with pytest.raises(StopError, match="the Dask scheduler is gone"):
+            _outcome(future)
 
 
 def test_workers_are_started_for_the_first_task_only():

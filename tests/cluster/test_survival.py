@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -246,24 +245,6 @@ def test_a_disk_that_becomes_read_only_is_a_sentence(data, undisturbed, tmp_path
     assert "Traceback" not in errors
     assert topnine(store, data).returncode == 0
     assert same_files(undisturbed, store)
-
-
-@pytest.fixture
-def scheduler():
-    """A Dask scheduler and one worker, started by hand; gives the scheduler's process and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"tcp://127.0.0.1:{port}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": REPOSITORY}
-    listen = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    first = subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_scheduler", *listen], **quiet)
-    work = [address, "--nthreads", "2", "--no-dashboard"]
-    worker = subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_worker", *work], **quiet)
-    yield first, address
-    for process in (worker, first):
-        process.kill()
-        process.wait()
 
 
 def test_a_running_scheduler_is_used_and_one_that_goes_is_a_sentence(data, undisturbed, tmp_path, scheduler):

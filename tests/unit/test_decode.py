@@ -56,6 +56,14 @@ def test_fast_decoding_halves_large_photographs_only_and_shows_the_same_place():
     assert np.array_equal(decode(small, 256, 224, fast=True).pixels, decode(small, 256, 224).pixels)
 
 
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_fast_decoding_halves_for_every_fit(fit):
+    smooth = Image.fromarray(noise(3, 30, 40)).resize((1200, 900), Image.Resampling.BICUBIC)
+    exact, fast = (decode(jpeg(smooth), 256, 224, fast=fast, fit=fit) for fast in (False, True))
+    assert fast.geometry == exact.geometry
+    assert 0 < np.abs(fast.pixels.astype(int) - exact.pixels).mean() < 2
+
+
 def jpeg(image):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95)

@@ -133,7 +133,7 @@ def test_a_run_of_a_network_of_timms(tmp_path):
         tmp_path, data__path=data, network__name="timm:resnet10t", network__weights=tmp_path / "weights.safetensors",
         mine__layers="5", decode__resize=0, decode__crop=0, mine__batch=4, deconvolve__rule="gradient",
     )  # fmt: skip
-    assert plan.remarks[-1].endswith("as timm's resnet10t.c3_in1k wants it")
+    assert plan.remarks[-1].endswith("as in timm's transforms for resnet10t.c3_in1k")
     run_stages(plan, "index", "mine", "rank", "deconvolve")
     layer = Store.open(plan.config.store).layer("layer4")
     wanted = timm.data.resolve_data_config({}, model=module)

@@ -93,6 +93,13 @@ def test_a_configuration_overrides_each():
         completed("resnet18", crop=300)
 
 
+def test_borders_have_the_networks_mean_and_a_colour_needs_borders():
+    assert completed("resnet18", fit="pad").decode.fill == (124, 116, 104)
+    assert completed("resnet18", fit="pad", fill=(0, 0, 0)).decode.fill == (0, 0, 0)
+    with pytest.raises(InputError, match=r"decode\.fill is the colour of the borders of decode\.fit = 'pad'"):
+        completed("resnet18", fill=(0, 0, 0))
+
+
 def test_a_file_of_weights_has_the_transforms_of_the_first_weights():
     assert completed("resnet50", "trained.pth").decode.resize == 256
     assert completed("resnet50", "random").decode.resize == 256
@@ -103,8 +110,8 @@ def test_what_was_chosen_is_said_and_recorded(tmp_path):
     data = write_tar(tmp_path / "data/a.tar", [("a.png", encode(noise(0)))]).parent
     plan = plan_run(tmp_path, data__path=data, decode__resize=0, decode__crop=0)
     assert plan.remarks[-1] == (
-        "images are resized (bilinear) to a shortest side of 64 pixels, then cropped to 64 × 64, as tiny_zfnet's "
-        "training wants it"
+        "images are resized (bilinear) to a shortest side of 64 pixels, then cropped to 64 × 64, as in tiny_zfnet's "
+        "training"
     )
     other = plan_run(tmp_path / "other", data__path=data)
     assert other.remarks[-1].endswith(
@@ -146,9 +153,7 @@ def test_numbers_have_the_names_of_the_networks_own_classes(trained, tmp_path, w
         assert (names, notes) == ([], [])
     else:
         assert (names[0], len(names)) == (first, 1000)
-        assert notes == [
-            "classes have the names of torchvision's IMAGENET1K_V1 of squeezenet1_1, unless data.classes gives others"
-        ]
+        assert notes == ["classes have the names of squeezenet1_1's own, unless data.classes gives others"]
 
 
 def test_class_folders_name_the_classes_themselves(trained, tmp_path):
