@@ -50,11 +50,15 @@ class DecodeError(Exception):
     """One image that cannot be decoded; its message is the reason that the store records."""
 
 
+class BandsError(DecodeError):
+    """An image that can be decoded, and is none that the network takes: a setting may make it one."""
+
+
 def check_memory(error: BaseException) -> None:
     """Raise WorkError where an error means that memory ran out: it says nothing of what was computed."""
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         raise WorkError(
-            f"memory ran out: {first_line(error)}. Run it where there is more, or with a smaller decode.crop or batch."
+            f"memory ran out: {first_line(error)}. Run it where there is more, or with a smaller decode.size or batch."
         ) from error
 
 

@@ -57,7 +57,7 @@ STATISTICS: Fingerprint = {
 def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: str) -> Fingerprints:
     """Compute a run's fingerprints; it reads the files of labels and classes and hashes the names of all shards."""
     shards = "\n".join(f"{shard.name} {shard.size}" for shard in dataset.shards)
-    architecture = find_architecture(config.network)
+    mean, std = find_architecture(config.network).normalisation(config.decode.channels)
     index = {
         "data": f"{len(dataset.shards)} shards (names and sizes: {_digest(shards)})",
         "data.labels": _file_digest(config.data.labels),
@@ -66,9 +66,12 @@ def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: st
         "data.max_pixels": config.data.max_pixels,
         "network.name": config.network.name,
         "network.weights": weights_digest,
-        "network.mean, network.std": [*architecture.mean, *architecture.std],
-        "decode.resize": config.decode.resize,
-        "decode.crop": config.decode.crop,
+        "network.mean, network.std": [*mean, *std],
+        "data.range": [list(limits) for limits in config.data.range],
+        "decode.resize": config.decode.resize if isinstance(config.decode.resize, int) else list(config.decode.resize),
+        "decode.size": list(config.decode.size),
+        "decode.channels": config.decode.channels,
+        "decode.bands": list(config.decode.bands),
         "decode.fit": config.decode.fit,
         "decode.fill": None if config.decode.fill is None else list(config.decode.fill),
         "decode.interpolation": config.decode.interpolation,

@@ -22,12 +22,14 @@ from .compute.doubles import check_double
 from .compute.probing.probe import SAMPLED_IMAGES, probe, probe_pixels
 from .compute.probing.references import References, find_difference
 from .config.reading import absolute
-from .config.sections import RunConfig
+from .config.sections import RunConfig, describe_size
 from .data.dataset import find_dataset
+from .data.decoding.preparation import COLOURS, Preparation
 from .data.entry import Dataset
 from .data.images import ImageSource
 from .data.labels import Classes, read_classes
 from .data.photos import write_shards
+from .data.value_range import find_range
 from .errors import InputError
 from .files import is_url
 from .fingerprints import Fingerprint, Fingerprints, compute_fingerprints
@@ -43,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _Examined = tuple[Graph, tuple[Layer, ...], References]
 # What was found of the networks that this process has loaded, by the input's size and the layers asked for.
-_EXAMINED: WeakKeyDictionary[Hashable, dict[tuple[int, str], _Examined]] = WeakKeyDictionary()
+_EXAMINED: WeakKeyDictionary[Hashable, dict[tuple[tuple[int, int, int], str], _Examined]] = WeakKeyDictionary()
 
 NAMED = 5  # of what is not used of the data
 RECORDED_VERSIONS = ("topnine", "torch", "torchvision", "numpy", "pillow", "zarr")
@@ -87,25 +89,61 @@ class Plan:
     @property
     def images(self) -> ImageSource:
         """The images, and how they are decoded."""
-        return ImageSource(self.dataset, self.config.decode, self.config.data.max_pixels)
+        return ImageSource(self.dataset, self.preparation)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How an image becomes the network's input."""
+        return Preparation.of(self.config.decode, self.config.data)
 
     @property
     def remarks(self) -> list[str]:
         """What was chosen for the user, a line each: of the weights, and how images become the network's input."""
-        decode, own = self.config.decode, self.network.architecture
-        keys = ("resize", "crop", "fit", "interpolation")
-        is_own = all(getattr(decode, key) == getattr(own, key) for key in keys)
-        taken = f"as in {own.wanted_by}" if own.wanted_by else "which is assumed: see decode.resize"
-        sides = {"crop": "a shortest side of ", "squash": "both sides of ", "pad": "a longest side of "}[decode.fit]
-        cut = "cropped" if decode.fit != "pad" else "cropped or padded"
         unused = self.dataset.unused
         more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
         return [
             *self.network.remarks,
             *([f"not used of {self.config.data.path}: {', '.join(unused[:NAMED])}{more}"] if unused else []),
-            f"images are resized ({decode.interpolation}) to {sides}{decode.resize} pixels, then {cut} to "
-            f"{decode.crop} × {decode.crop}, {taken if is_own else 'as the configuration says'}",
+            self._describe_resizing(),
+            *self._describe_values(),
         ]
+
+    def _describe_resizing(self) -> str:
+        decode, own = self.config.decode, self.network.architecture
+        is_own = all(getattr(decode, key) == getattr(own, key) for key in ("resize", "size", "fit", "interpolation"))
+        taken = f"as in {own.wanted_by}" if own.wanted_by else "which is assumed: see decode.size"
+        sides = {"crop": "a shortest side of ", "squash": "both sides of ", "pad": "a longest side of "}[decode.fit]
+        if not isinstance(decode.resize, int):
+            sides = {"crop": "cover ", "squash": "", "pad": "fit into "}[decode.fit]
+        cut = "cropped" if decode.fit != "pad" else "cropped or padded"
+        height, width = decode.size
+        return (
+            f"images are resized ({decode.interpolation}) to {sides}{describe_size(decode.resize)} pixels, then {cut} "
+            f"to {height} × {width}, {taken if is_own else 'as the configuration says'}"
+        )
+
+    def _describe_values(self) -> list[str]:
+        """Describe what becomes of an image's bands and values, where it is not the usual."""
+        decode, data, own = self.config.decode, self.config.data, self.network.architecture
+        lines = []
+        if decode.bands:
+            lines.append(f"bands {', '.join(map(str, decode.bands))} of an image are the channels")
+        if decode.channels == 1:
+            lines.append("images become grey: the network takes one channel")
+        if decode.channels != COLOURS and len(own.mean) != decode.channels:
+            mean, std = own.normalisation(decode.channels)
+            lines.append(
+                f"each of {decode.channels} channels is normalised by mean {mean[0]:.3f} and deviation {std[0]:.3f}, "
+                "which is assumed: see network.mean"
+            )
+        if data.range:
+            pairs = ", ".join(f"{low:.6g} to {high:.6g}" for low, high in data.range)
+            lines.append(f"values from {pairs} become 0 to 255: see data.range")
+        if decode.channels not in (1, COLOURS):
+            usual = "0, 1, 2" if decode.channels > COLOURS else "0"
+            shown = ", ".join(map(str, self.config.tile.bands)) or usual
+            lines.append(f"pictures show channels {shown}: see tile.bands")
+        return lines
 
     @property
     def rules(self) -> Rules:
@@ -116,7 +154,7 @@ class Plan:
     def check_rule(self) -> None:
         """Raise InputError where ``deconvolve.rule`` or ``deconvolve.precision`` is not defined for a layer."""
         if self.config.deconvolve.precision == "float64":
-            check_double(self.network, self.layers, self.config.decode.crop)
+            check_double(self.network, self.layers, self.preparation.shape)
         rule = self.config.deconvolve.rule
         for layer in self.layers:
             if layer.unprojectable:
@@ -198,17 +236,21 @@ class Plan:
 
     def preprocessing(self) -> dict[str, Any]:
         """Return how an image becomes the network's input, as the store records it."""
-        decode, architecture = self.config.decode, self.network.architecture
+        decode, data = self.config.decode, self.config.data
+        mean, std = self.network.architecture.normalisation(decode.channels)
         return {
-            "resize": decode.resize,
-            "crop": decode.crop,
+            "resize": decode.resize if isinstance(decode.resize, int) else list(decode.resize),
+            "size": list(decode.size),
+            "channels": decode.channels,
+            **({"bands": list(decode.bands)} if decode.bands else {}),
+            **({"range": [value for limits in data.range for value in limits]} if data.range else {}),
             "fit": decode.fit,
             **({"fill": list(decode.fill)} if decode.fill else {}),
             "filter": decode.interpolation,
             "orientation": "ignored",
-            "scale": "RGB/255",
-            "mean": list(architecture.mean),
-            "std": list(architecture.std),
+            "scale": "values/255",
+            "mean": list(mean),
+            "std": list(std),
         }
 
 
@@ -231,8 +273,9 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     logger.info("loading %s", config.network.name)
     network = load_network(config.network)
     check_reproducible(network)
+    config = _complete_values(config, network, dataset)
     examined = _EXAMINED.setdefault(network.module, {})
-    key = config.decode.crop, config.mine.layers
+    key = Preparation.of(config.decode, config.data).shape, config.mine.layers
     if key not in examined:
         logger.info("tracing and probing %s", config.network.name)
         examined[key] = _examine(config, network)
@@ -245,14 +288,37 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     return plan
 
 
+def _complete_values(config: RunConfig, network: Network, dataset: Dataset) -> RunConfig:
+    """Return a configuration with the channels of the network, the colour of borders, and the range of deep values."""
+    decode = config.decode
+    channels = decode.channels or network.architecture.channels
+    mean, _ = network.architecture.normalisation(channels)
+    fill = decode.fill or (tuple(round(255 * value) for value in mean) if decode.fit == "pad" else None)
+    counts = {
+        "decode.fill": len(fill or ()),
+        "network.mean": len(config.network.mean or ()),
+        "network.std": len(config.network.std or ()),
+        "data.range": len(config.data.range) if len(config.data.range) > 1 else 0,
+    }
+    for key, count in counts.items():
+        if count not in (0, channels):
+            raise InputError(f"{key} is that of {count} channels, and the network takes {channels}.")
+    config = config.model_copy(update={"decode": decode.model_copy(update={"channels": channels, "fill": fill})})
+    if config.data.range or config.data.path == "photos":
+        return config
+    limits = find_range(ImageSource(dataset, Preparation.of(config.decode, config.data)))
+    return config.model_copy(update={"data": config.data.model_copy(update={"range": limits})})
+
+
 def _examine(config: RunConfig, network: Network) -> _Examined:
     """Trace a network and probe its layers, on a few images of the data."""
-    pixels = probe_pixels(_sample_images(config), network.architecture, config.decode.crop)
+    shape = Preparation.of(config.decode, config.data).shape
+    pixels = probe_pixels(_sample_images(config), network.architecture, shape)
     recording = trace_network(network, pixels[:1])
     wanted = find_layers(recording.graph, network.architecture.layers, config.mine.layers, network.unwrapped)
     check_layers(network, {layer.name: layer.tap for layer in wanted}, pixels[:1])
     layers = _find_recorded(config, network, wanted) or probe(network.module, recording, wanted, pixels)
-    return recording.graph, layers, Forward.on_cpu(network, layers, config.decode.crop).references()
+    return recording.graph, layers, Forward.on_cpu(network, layers, shape).references()
 
 
 def _find_recorded(config: RunConfig, network: Network, layers: Sequence[Layer]) -> tuple[Layer, ...]:
@@ -263,7 +329,7 @@ def _find_recorded(config: RunConfig, network: Network, layers: Sequence[Layer])
     if not Store.exists(config.store):
         return ()
     store = Store.open(config.store)
-    now = {"network.weights": network.digest, "decode.crop": config.decode.crop}
+    now = {"network.weights": network.digest, "decode.size": list(config.decode.size)}
     restored = []
     for layer in layers:
         made_with = store.fingerprint("mine", layer.name) or {}
@@ -317,12 +383,12 @@ def versions() -> dict[str, str]:
 
 
 def _sample_images(config: RunConfig) -> np.ndarray:
-    """Return a few images (image, y, x, rgb) uint8 of the data for the probe; none where none can be read yet."""
-    crop = config.decode.crop
+    """Return a few images (image, y, x, channel) uint8 of the data for the probe; none where none can be read yet."""
+    preparation = Preparation.of(config.decode, config.data)
     path = str(run_folder(config.store) / "shards") if config.data.path == "photos" else config.data.path
     if config.data.path == "photos" and not Path(path).exists():  # nothing is written before the network is probed
-        return np.empty((0, crop, crop, 3), np.uint8)
-    return ImageSource(find_dataset(path), config.decode, config.data.max_pixels).sample(SAMPLED_IMAGES)
+        return np.empty((0, *preparation.shape), np.uint8)
+    return ImageSource(find_dataset(path), preparation).sample(SAMPLED_IMAGES)
 
 
 def _find_data(config: RunConfig, photographs: Path | None) -> Dataset:

@@ -48,10 +48,12 @@ def deconvolve(plan: Plan, pool: Pool, store: Store, preview: Preview | None = N
         check_touched_shards(plan.dataset, store, pool)
     for layer in stale:
         check_ranked(store, plan.fingerprints, layer)
-        store.layer(layer.name).create_patches(*patch_size(layer.field, plan.config.decode.crop))
+        store.layer(layer.name).create_patches(
+            *patch_size(layer.field, plan.preparation.size), plan.preparation.channels
+        )
     if preview and stale:
         yield from show_first(plan, pool, store, stale, preview)
-    costs = {layer.name: projection_cost(layer, plan.config.decode.crop) for layer in stale}
+    costs = {layer.name: projection_cost(layer, plan.preparation.size) for layer in stale}
     progress = Progress.begin(
         "deconvolve", "filters", total, left, sum(layer.filters * costs[layer.name] for layer in stale)
     )

@@ -29,10 +29,13 @@ def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
     check_again(plan, store)
     listed: dict[int, Listing] = {}
     yield Progress("index", 0, total, "shards")
-    for (number, _), images in pool.run(scan_shard, enumerate(plan.dataset.shards)):
-        listed[number] = images
+    for (number, _), listing in pool.run(scan_shard, enumerate(plan.dataset.shards)):
+        listed[number] = listing
         yield Progress("index", len(listed), total, "shards")
-    names = write_index(plan, store, join(plan.dataset, [listed.pop(number) for number in range(total)]))
+    images = join(plan.dataset, [listed.pop(number) for number in range(total)])
+    names = write_index(plan, store, images)
+    if images.parts.count:
+        yield Progress("index", total, total, "shards", note=str(images.parts))
     if names and names == list(plan.network.architecture.categories):
         note = f"classes have the names of {plan.config.network.name}'s own, unless data.classes gives others"
         yield Progress("index", total, total, "shards", note=note)
@@ -89,4 +92,4 @@ def check_damage(images: Index, config: DataConfig) -> None:
             'Copy the shard again, or set data.on_damaged = "skip".'
         )
     if len(images.damage) == len(images):
-        raise InputError(f"{config.path} holds no images: expected .jpg, .jpeg, .png or .webp in its shards.")
+        raise InputError(f"{config.path} holds no images: expected .jpg, .jpeg, .png, .webp or .tif in its shards.")

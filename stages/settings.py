@@ -7,6 +7,7 @@ from topnine.pipeline.compute.perturbations import ClassifierRun
 from topnine.pipeline.compute.projections import ProjectionSettings
 from topnine.pipeline.compute.traits import HitDescriber
 from topnine.pipeline.config.sections import RunConfig
+from topnine.pipeline.data.decoding.preparation import Preparation
 from topnine.pipeline.network.classifier import Classifier
 from topnine.pipeline.network.layers import Layer
 from topnine.pipeline.network.receptive_field import ReceptiveField
@@ -64,4 +65,4 @@ def classifier_run(plan: Plan, classifier: Classifier, layers: dict[str, Layer],
 def hit_describer(config: RunConfig, field: ReceptiveField) -> HitDescriber:
     """Return what describes the hits of a layer with a receptive field, so that distinct ones can be chosen."""
     rule = DistinctRule(config.rank.distinct, config.rank.source, config.rank.distance)
-    return HitDescriber(rule, config.decode, field)
+    return HitDescriber(rule, Preparation.of(config.decode, config.data), field)

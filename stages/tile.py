@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.config.sections import RunConfig, TileConfig
 from topnine.pipeline.drawing import sheets
+from topnine.pipeline.drawing.bands import to_rgb
 from topnine.pipeline.drawing.sheets import Cell
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.network.layers import Layer, pixel_weights
@@ -186,7 +187,7 @@ def describe_layer(config: RunConfig, dataset: str, images: int, layer: Layer) -
 
 
 def first_weights(network: Network, layer: Layer) -> np.ndarray | None:
-    """Return the weights (filter, rgb, y, x) of layer 1, where it is a convolution of the pixels."""
+    """Return the weights (filter, channel, y, x) of layer 1, where it is a convolution of the pixels."""
     return pixel_weights(network.module, layer) if layer.number == 1 else None
 
 
@@ -201,13 +202,13 @@ def _draw(source: LayerSheets, choice: SheetChoice) -> Iterator[Sheet]:
         weights = first_weights(source.network, source.layer)
         if weights is not None:
             title = f"{source.facts['network']} · {source.facts['layer']}"
-            yield Sheet(sheets.first_filters(weights, title), "all")
+            yield Sheet(sheets.first_filters(to_rgb(weights.transpose(0, 2, 3, 1), source.config.bands), title), "all")
 
 
 def _draw_layer(source: LayerSheets, numbers: list[int]) -> Sheet:
     if not numbers:
         raise InputError(f"no filter of layer {source.layer.name} is active on any image: there is nothing to draw.")
-    cells = _read_cells(source.store, source.arrays, numbers)
+    cells = _read_cells(source, numbers)
     return Sheet(
         sheets.sheet(cells, _grid(source.layer), source.title, source.config.quantile), " ".join(map(str, numbers))
     )
@@ -219,7 +220,7 @@ def _grid(layer: Layer) -> tuple[int, int]:
 
 
 def _draw_filter(source: LayerSheets, number: int) -> Sheet:
-    (cell,) = _read_cells(source.store, source.arrays, [number])
+    (cell,) = _read_cells(source, [number])
     captions, title = _caption_hits(source.store, source.layer, number), f"{source.title} · filter {number}"
     return Sheet(sheets.filter_sheet(cell, captions, title, source.config.quantile), str(number))
 
@@ -231,15 +232,16 @@ def _draw_grid(source: LayerSheets, number: int, count: int) -> Sheet:
             f"filter {number} of layer {source.layer.name} is not active on any image: there is nothing to draw."
         )
     title = f"{source.title} · filter {number}, its {len(strongest)} strongest"
-    return Sheet(sheets.patch_grid(strongest, title), str(number))
+    return Sheet(sheets.patch_grid(to_rgb(strongest, source.config.bands), title), str(number))
 
 
-def _read_cells(store: Store, arrays: StoredLayer, filters: Sequence[int]) -> list[Cell]:
-    numbers = np.asarray(filters)
+def _read_cells(source: LayerSheets, filters: Sequence[int]) -> list[Cell]:
+    store, arrays, bands, numbers = source.store, source.arrays, source.config.bands, np.asarray(filters)
     patch, projection, image = (arrays.read(name, numbers) for name in ("patch", "projection", "top_image"))
     classes = [_name_classes(store, images[images >= 0]) for images in image]
     return [
-        Cell(f, patch[i], projection[i], image[i] >= 0, tuple(filter(None, classes[i]))) for i, f in enumerate(filters)
+        Cell(f, to_rgb(patch[i], bands), to_rgb(projection[i], bands), image[i] >= 0, tuple(filter(None, classes[i])))
+        for i, f in enumerate(filters)
     ]
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from topnine.pipeline.compute.activations import BlockResult
 from topnine.pipeline.compute.patches import cut, patch_boxes, patch_size, source_boxes
 from topnine.pipeline.compute.projections import ProjectionSettings, make_projections, ranked_images
-from topnine.pipeline.config.sections import DecodeConfig
-from topnine.pipeline.data.decode import Geometry
+from topnine.pipeline.data.decoding.preparation import Geometry, Preparation
 from topnine.pipeline.data.images import ImageRecord, ImageSource, Look
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.fingerprints import Fingerprints
@@ -165,18 +164,16 @@ def project_filters(
     if result is None:
         return None
     is_filled = ranking.image >= 0
-    geometries = read_geometries(store, ranking.image[is_filled], settings.images.decode)
+    geometries = read_geometries(store, ranking.image[is_filled], settings.images.preparation)
     source_box = np.full(result.box.shape, np.nan, np.float32)
     source_box[is_filled] = source_boxes(result.box[is_filled], geometries)
     return {**vars(result), "source_box": source_box}
 
 
-def read_geometries(store: Store, images: np.ndarray, decode: DecodeConfig) -> list[Geometry]:
+def read_geometries(store: Store, images: np.ndarray, preparation: Preparation) -> list[Geometry]:
     """Read how some images, by their ids (image), became the network's input when they were mined."""
     sizes = store.images.columns(("source_height", "source_width"), images)
-    return [
-        Geometry(height, width, decode.resize, decode.crop, decode.fit) for height, width in zip(*sizes, strict=True)
-    ]
+    return [preparation.place(height, width) for height, width in zip(*sizes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -188,17 +185,17 @@ class PatchReader:
     threads: int
 
     def read_pixels(self, images: np.ndarray) -> np.ndarray:
-        """Return the pixels (image, y, x, rgb) uint8 of images by their ids (image)."""
+        """Return the pixels (image, y, x, channel) uint8 of images by their ids (image)."""
         with self.images.open() as reader:
             return reader.read_pixels(read_records(self.store, images), self.threads)
 
     def read_strongest(self, layer: Layer, filter: int, count: int) -> np.ndarray:
-        """Return the patches (patch, y, x, rgb) of a filter's strongest positive activations: at most ``count``."""
-        arrays, crop = self.store.layer(layer.name), self.images.decode.crop
+        """Return the patches (patch, y, x, channel) of a filter's strongest positive activations: at most ``count``."""
+        arrays, preparation = self.store.layer(layer.name), self.images.preparation
         strongest = top(arrays.read_filter(filter)[:, None], ranks=min(count, len(self.store.images)))
         ranking = arrays.locate(strongest, filter)
         filled = ranking.image[0] >= 0
         if not filled.any():
-            return np.empty((0, *patch_size(layer.field, crop), 3), np.uint8)
-        boxes = patch_boxes(layer.field, ranking.row[0][filled], ranking.column[0][filled], crop)
+            return np.empty((0, *patch_size(layer.field, preparation.size), preparation.channels), np.uint8)
+        boxes = patch_boxes(layer.field, ranking.row[0][filled], ranking.column[0][filled], preparation.size)
         return cut(self.read_pixels(ranking.image[0][filled]), boxes)

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from topnine.pipeline.cluster.kinds import connect
 from topnine.pipeline.compute.normalise import normalisation_rows, normalise
 from topnine.pipeline.config.reading import read_config
 from topnine.pipeline.data import photos
+from topnine.pipeline.data.decoding.decode import Decoded, decode
+from topnine.pipeline.data.decoding.preparation import MAX_PIXELS, Preparation
 from topnine.pipeline.data.entry import Dataset, Entry, Shard
 from topnine.pipeline.data.listing import Index, ListingBuilder, join
 from topnine.pipeline.machine import limit_arenas
@@ -158,6 +161,13 @@ def encode(pixels: np.ndarray, format: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def decode_at(
+    data: bytes, resize: int, crop: int, max_pixels: int = MAX_PIXELS, fast: bool = False, **options: Any
+) -> Decoded:
+    """Decode an image to a square."""
+    return decode(data, Preparation(resize, (crop, crop), max_pixels=max_pixels, fast=fast, **options))
+
+
 def noise(seed: int, height: int = 96, width: int = 96) -> np.ndarray:
     """Pixels (y, x, rgb) uint8 without a meaning."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -189,7 +199,7 @@ def run_stages(plan: Plan, *names: str) -> None:
 
 def normalised(images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
     """Normalise images (image, y, x, rgb) uint8 as a batch is, for a network's module."""
-    return normalise(images, *(torch.from_numpy(row) for row in normalisation_rows(architecture, images.shape[2])))
+    return normalise(images, *(torch.from_numpy(row) for row in normalisation_rows(architecture, *images.shape[2:])))
 
 
 def put_lease(store: str | Path, held: Holder | bytes, number: int = 1) -> Path:

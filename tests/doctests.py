@@ -84,7 +84,7 @@ def _deconvolve(store: Store) -> None:
     from topnine.pipeline.ranking.topk import RANKS
 
     layer = store.layer("conv1")
-    layer.create_patches(3, 3)
+    layer.create_patches(3, 3, 3)
     pixels = np.ones((4, RANKS, 3, 3, 3))
     box = np.tile(np.array([0, 1, 3, 4]), (4, RANKS, 1))
     layer.write_patches(slice(None), pixels.astype(np.uint8), pixels, box, box * 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config.sections import NetworkConfig
-from ..data.decode import Decoded
+from ..data.decoding.decode import Decoded
 from ..data.images import ImageReader, ImageRecord, ImageSource
 from ..errors import DecodeError, InputError, StopError, WorkError
 from ..network.layers import Layer
@@ -116,7 +117,7 @@ def run_images(
     device.check_precision(settings.precision)
     forward = Forward.of(settings, layers, device)
     forwards = device.forwards(settings.threads)
-    waiting = max(2, settings.queue_bytes // (settings.images.decode.crop**2 * 3))
+    waiting = max(2, settings.queue_bytes // math.prod(settings.images.preparation.shape))
     with device.deterministic(settings.precision), settings.images.open() as reader, ExitStack() as streams:
         forward.check_references(settings.references)
         decode = partial(decode_image, reader, settings)
@@ -156,26 +157,30 @@ def list_batches(
 
 @dataclass(frozen=True)
 class Forward:
-    """A network and a device, ready to run batches up to the deepest of some layers."""
+    """A network and a device, ready to run batches up to the deepest of some layers.
+
+    ``shape`` is the height, width and channels of its input.
+    """
 
     device: Device
     network: Network
     rows: tuple[np.ndarray, np.ndarray]
     layers: tuple[Layer, ...]
-    crop: int
+    shape: tuple[int, int, int]
     precision: str
 
     @classmethod
     def of(cls, settings: MiningSettings, layers: tuple[Layer, ...], device: Device) -> Forward:
         """Load the network; InputError says what is wrong with it."""
-        network, crop = load_network(settings.network, settings.digest), settings.images.decode.crop
-        rows = normalisation_rows(network.architecture, crop)
-        return cls(device, network, rows, layers, crop, settings.precision)
+        network, shape = load_network(settings.network, settings.digest), settings.images.preparation.shape
+        rows = normalisation_rows(network.architecture, *shape[1:])
+        return cls(device, network, rows, layers, shape, settings.precision)
 
     @classmethod
-    def on_cpu(cls, network: Network, layers: tuple[Layer, ...], crop: int) -> Forward:
+    def on_cpu(cls, network: Network, layers: tuple[Layer, ...], shape: tuple[int, int, int]) -> Forward:
         """Return a network on the CPU, in float32."""
-        return cls(open_device("cpu"), network, normalisation_rows(network.architecture, crop), layers, crop, "float32")
+        rows = normalisation_rows(network.architecture, *shape[1:])
+        return cls(open_device("cpu"), network, rows, layers, shape, "float32")
 
     def run_batch(self, batch: list[Decoded | DecodeError]) -> BlockResult:
         """Run a batch through the network. Damaged images are black there, and NaN at (0, 0) in the result.
@@ -185,7 +190,7 @@ class Forward:
         WorkError
             Activations that are not finite.
         """
-        pixels = np.zeros((len(batch), self.crop, self.crop, 3), np.uint8)
+        pixels = np.zeros((len(batch), *self.shape), np.uint8)
         for i, image in enumerate(batch):
             if isinstance(image, Decoded):
                 pixels[i] = image.pixels
@@ -201,7 +206,7 @@ class Forward:
         return BlockResult(image_columns(batch), layers)
 
     def run_pixels(self, pixels: np.ndarray) -> dict[str, LayerResult]:
-        """Run images (image, y, x, rgb) uint8 through the network; return each layer's activations and positions."""
+        """Run images (image, y, x, channel) uint8 through the network; return each layer's activations and places."""
         key = "activations", self.network.config, self.layers
         layers: dict[str, LayerResult] = self.device.run(
             key, self._maxima, pixels, *self.rows, precision=self.precision
@@ -211,7 +216,7 @@ class Forward:
     def references(self) -> dict[str, tuple[float, ...]]:
         """Return what the network gives on the fixed input."""
         with self.device.deterministic(self.precision):
-            layers = self.run_pixels(reference_images(self.crop))
+            layers = self.run_pixels(reference_images(self.shape))
         return {name: tuple(activation.flatten().tolist()) for name, (activation, _, _) in layers.items()}
 
     def check_references(self, recorded: References) -> None:

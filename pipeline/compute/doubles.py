@@ -32,15 +32,15 @@ def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def check_double(network: Network, layers: Sequence[Layer], crop: int) -> None:
-    """Run a network in double precision on the CPU, on an image of a side in pixels.
+def check_double(network: Network, layers: Sequence[Layer], shape: tuple[int, int, int]) -> None:
+    """Run a network in double precision on the CPU, on an image of a height, width and channels.
 
     Raises
     ------
     InputError
         It cannot be run so, or an operation up to the layers computes in another precision.
     """
-    arrays = reference_images(crop)[:1], *normalisation_rows(network.architecture, crop, "float64")
+    arrays = reference_images(shape)[:1], *normalisation_rows(network.architecture, *shape[1:], "float64")
     pixels = normalise(*(torch.from_numpy(array) for array in arrays))
     with refused_in_double(network, "float64"):
         module = copy_in_double(network.module)

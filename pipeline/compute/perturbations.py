@@ -54,8 +54,8 @@ class Transformation:
     shown: tuple[float, ...]
 
 
-def transformations(crop: int) -> tuple[Transformation, ...]:
-    """Return the transformations of Figure 5 for an input of a side in pixels.
+def transformations(height: int) -> tuple[Transformation, ...]:
+    """Return the transformations of Figure 5 for an input of a height in pixels.
 
     Translation is by whole pixels: up to 60 of 224, and the same fraction of other sizes.
 
@@ -64,7 +64,7 @@ def transformations(crop: int) -> tuple[Transformation, ...]:
     >>> transformations(96)[0].shown
     (-26, -13, 0, 13, 26)
     """
-    far = round(FARTHEST_PX / PAPER_INPUT_PX * crop)
+    far = round(FARTHEST_PX / PAPER_INPUT_PX * height)
     moves = np.unique(np.round(np.linspace(-far, far, 25)).astype(int)).tolist()
     steps = tuple(round(far * part / 2) for part in (-2, -1, 0, 1, 2))
     scales = tuple(round(1 + 0.05 * i, 2) for i in range(17))
@@ -78,7 +78,7 @@ def transformations(crop: int) -> tuple[Transformation, ...]:
 
 
 def transform(pixels: Tensor, transformation: Transformation, value: float) -> Tensor:
-    """Transform normalised pixels (rgb, y, x) about their centre, bilinearly. The neutral value returns them unchanged.
+    """Transform normalised pixels (channel, y, x) about their centre, bilinearly; the neutral value changes nothing.
 
     Notes
     -----
@@ -102,17 +102,17 @@ def transform(pixels: Tensor, transformation: Transformation, value: float) -> T
     return transformed
 
 
-def square_centres(crop: int, step: int) -> np.ndarray:
-    """Return the positions (centre) of the centre of Figure 7's square along one axis: every ``step`` pixels.
+def square_centres(length: int, step: int) -> np.ndarray:
+    """Return the positions (centre) of the centre of Figure 7's square along an axis: every ``step`` pixels of it.
 
     >>> square_centres(12, 4)
     array([ 2,  6, 10])
     """
-    return np.arange(step // 2, crop, step)
+    return np.arange(step // 2, length, step)
 
 
 def occlude(pixels: Tensor, top: int, left: int, side: int) -> Tensor:
-    """Return normalised pixels (rgb, y, x) with a square of zeros, the dataset's mean, over them.
+    """Return normalised pixels (channel, y, x) with a square of zeros, the dataset's mean, over them.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class ClassifierRun:
 
 
 def run_image(run: ClassifierRun, image: np.ndarray, read: Callable[[ClassifierOutput], Any]) -> Any:
-    """Run one image (y, x, rgb) uint8, unmodified; return what ``read`` takes, with arrays for its tensors."""
+    """Run one image (y, x, channel) uint8, unmodified; return what ``read`` takes, with arrays for its tensors."""
     device, compute = _prepare(run, image)
     with device.deterministic():
         return compute((), lambda pixels, _: pixels, read)
@@ -174,10 +174,10 @@ def run_variants(
 
     Parameters
     ----------
-    image : ndarray (y, x, rgb) uint8
+    image : ndarray (y, x, channel) uint8
         At the network's input size.
     make : callable
-        Makes a variant of the normalised image (rgb, y, x).
+        Makes a variant of the normalised image (channel, y, x).
     read : callable
         Takes what is wanted of a batch. Its first image is the unmodified one. Tensors that it returns are yielded as
         arrays.
@@ -204,9 +204,9 @@ def run_variants(
 def draw_variants(
     run: ClassifierRun, image: np.ndarray, variants: Sequence[Variant], make: Callable[[Tensor, Variant], Tensor]
 ) -> np.ndarray:
-    """Return pictures (variant, y, x, rgb) uint8 of variants of an image (y, x, rgb) uint8; computed on the CPU."""
+    """Return pixels (variant, y, x, channel) uint8 of variants of such an image; computed on the CPU."""
     architecture = load_network(run.network, run.digest).architecture
-    mean, std = normalisation_rows(architecture, image.shape[1])
+    mean, std = normalisation_rows(architecture, *image.shape[1:])
     pixels = normalise(*(torch.from_numpy(array) for array in (image[None], mean, std)))[0]
     return np.stack([to_picture(make(pixels, variant), architecture).numpy() for variant in variants])
 
@@ -214,7 +214,7 @@ def draw_variants(
 def _prepare(run: ClassifierRun, image: np.ndarray) -> tuple[Device, Callable[..., Any]]:
     """Return the device, and a function of variants, ``make`` and ``read`` that runs a batch on it."""
     device, network = open_device(run.device), load_network(run.network, run.digest)
-    rows = normalisation_rows(network.architecture, image.shape[1])
+    rows = normalisation_rows(network.architecture, *image.shape[1:])
 
     def compute(batch: Sequence[Variant], make: Callable[..., Tensor], read: Callable[[ClassifierOutput], Any]) -> Any:
         """Run a batch of variants."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ class Projections:
 
     Attributes
     ----------
-    patch : ndarray (filter, rank, y, x, rgb) uint8
-    projection : ndarray (filter, rank, y, x, rgb) float32
+    patch : ndarray (filter, rank, y, x, channel) uint8
+    projection : ndarray (filter, rank, y, x, channel) float32
         In units of the normalised input.
     box : ndarray (filter, rank, corner) int32
         Top, left, bottom, right in input pixels.
@@ -85,9 +86,9 @@ class Projections:
     tie: np.ndarray
 
     @classmethod
-    def empty(cls, ranks: tuple[int, ...], size: tuple[int, int]) -> Projections:
-        """Return the arrays of no hit, for filters and ranks and a patch's height and width."""
-        pixels = (*ranks, *size, 3)
+    def empty(cls, ranks: tuple[int, ...], shape: tuple[int, int, int]) -> Projections:
+        """Return the arrays of no hit, for filters and ranks and a patch's height, width and channels."""
+        pixels = (*ranks, *shape)
         box = np.full((*ranks, 4), -1, np.int32)
         return cls(np.zeros(pixels, np.uint8), np.zeros(pixels, np.float32), box, np.zeros(ranks, bool))
 
@@ -102,7 +103,7 @@ class Projections:
 
 @dataclass(frozen=True)
 class Projected:
-    """What a batch gives: ``activation`` (hit) float32, ``projection`` (hit, y, x, rgb) float32, ``tie`` (hit) bool."""
+    """What a batch gives: ``activation`` (hit), ``projection`` (hit, y, x, channel) float32, and ``tie`` (hit) bool."""
 
     activation: np.ndarray
     projection: np.ndarray
@@ -136,14 +137,14 @@ def ranked_images(ranking: Ranking) -> np.ndarray:
     return np.unique(ranking.image[ranking.image >= 0])
 
 
-def projection_cost(layer: Layer, crop: int) -> int:
+def projection_cost(layer: Layer, size: Sequence[int]) -> int:
     """Return what a projection of a layer costs beside one of another: the pixels of its crop times the operations.
 
     To decode its image and to write the result costs about what three operations on the whole image do.
     """
     zero = np.zeros(1, int)
-    ((top, left, bottom, right),) = exact_boxes(layer.crops, zero, zero, crop).tolist()
-    return int((bottom - top) * (right - left) * layer.tap.operation + 3 * crop**2)
+    ((top, left, bottom, right),) = exact_boxes(layer.crops, zero, zero, size).tolist()
+    return int((bottom - top) * (right - left) * layer.tap.operation + 3 * size[0] * size[1])
 
 
 def make_projections(
@@ -169,12 +170,14 @@ def make_projections(
     WorkError
         An image cannot be read as it was mined, or an activation computed anew differs from the recorded one.
     """
-    layer, crop, hits = settings.layer, settings.images.decode.crop, _Hits.of(ranking, first_filter)
-    result = Projections.empty(ranking.image.shape, patch_size(layer.field, crop))
+    layer, hits = settings.layer, _Hits.of(ranking, first_filter)
+    height, width, channels = settings.images.preparation.shape
+    size = height, width
+    result = Projections.empty(ranking.image.shape, (*patch_size(layer.field, size), channels))
     with settings.images.open() as reader:
         images = reader.read_pixels(records, settings.threads)
-    result.box[hits.at] = patch_boxes(layer.field, hits.row, hits.column, crop)
-    crops = exact_boxes(layer.crops, hits.row, hits.column, crop)
+    result.box[hits.at] = patch_boxes(layer.field, hits.row, hits.column, size)
+    crops = exact_boxes(layer.crops, hits.row, hits.column, size)
     with closing(_project_hits(hits, images, crops, settings)) as projected:
         for batch, of_batch in projected:
             if should_stop():
@@ -191,7 +194,7 @@ def _project_hits(
     """Project hits on crops of their images in batches; yield the hits' numbers and what they give."""
     device, network = open_device(settings.device), load_network(settings.network, settings.digest)
     projector = Projector(device, network, settings.layer, settings.rules, settings.precision)
-    batches = batches_of_one_shape(crops, settings.batch * settings.images.decode.crop**2)
+    batches = batches_of_one_shape(crops, settings.batch * math.prod(settings.images.preparation.size))
     backwards = device.backwards(settings.threads)
 
     def project_batch(batch: np.ndarray) -> Projected:
@@ -236,7 +239,7 @@ class Projector:
 
         Parameters
         ----------
-        images : ndarray (hit, y, x, rgb) uint8
+        images : ndarray (hit, y, x, channel) uint8
         crops : ndarray (hit, corner)
             Of one size: see ``exact_boxes``; or the whole images.
         filter, row, column : ndarray (hit)
@@ -256,7 +259,7 @@ class Projector:
         column = column - crops[:, 1] // max(1, self.layer.field.x.stride)
         position = np.stack([filter, row, column]).astype(np.int64)
         pixels = cut(images, crops)
-        rows = normalisation_rows(self.network.architecture, pixels.shape[2], self.precision)
+        rows = normalisation_rows(self.network.architecture, pixels.shape[2], pixels.shape[3], self.precision)
         key = "projections", self.network.config, self.layer, self.rules
         return Projected(*self.device.run(key, self._project, pixels, position, *rows, precision=self.precision))
 
@@ -270,7 +273,7 @@ class Projector:
 
 
 def project_image(image: np.ndarray, hit: tuple[int, int, int], projector: Projector) -> np.ndarray:
-    """Project one activation of an image (y, x, rgb) uint8; return the window of its patch (y, x, rgb) float32.
+    """Project one activation of an image (y, x, channel) uint8; return the window of its patch (y, x, channel) float32.
 
     Parameters
     ----------

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config.sections import DecodeConfig
-from ..data.decode import Geometry
+from ..data.decoding.preparation import Preparation
 from ..network.receptive_field import ReceptiveField
 from ..ranking.distinct import DistinctRule, Traits, digest, digest_sources, parse_tile
 
@@ -17,10 +16,10 @@ TRAIT_COLUMNS = ("key", "difference_hash", "source_height", "source_width")  # o
 
 @dataclass(frozen=True)
 class HitDescriber:
-    """What is needed to describe a layer's hits by a rule: how images are decoded, and what a unit sees of them."""
+    """What is needed to describe a layer's hits by a rule: how images are prepared, and what a unit sees of them."""
 
     rule: DistinctRule
-    decode: DecodeConfig
+    preparation: Preparation
     field: ReceptiveField
 
     def describe(
@@ -55,22 +54,22 @@ class HitDescriber:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return digests of the photographs (image), and scale and origin (image, corner) of input pixels in them."""
         images = zip(key, height.tolist(), width.tolist(), strict=True)
-        photograph, scale, origin = zip(*(_locate_image(*image, self.decode) for image in images), strict=True)
+        photograph, scale, origin = zip(*(_locate_image(*image, self.preparation) for image in images), strict=True)
         return np.array(photograph, np.uint64), np.array(scale), np.array(origin)
 
     def _corners(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """Return the patches (…, corner) of units at positions, in input pixels: top, left, bottom, right."""
-        top, bottom = self.field.y.window(row.astype(np.int64), self.decode.crop)  # the store's uint16 would overflow
-        left, right = self.field.x.window(column.astype(np.int64), self.decode.crop)
+        top, bottom = self.field.y.window(
+            row.astype(np.int64), self.preparation.size[0]
+        )  # the store's uint16 would overflow
+        left, right = self.field.x.window(column.astype(np.int64), self.preparation.size[1])
         return np.stack(np.broadcast_arrays(top, left, bottom, right), axis=-1)
 
 
-def _locate_image(key: str, height: int, width: int, decode: DecodeConfig) -> tuple[int, np.ndarray, np.ndarray]:
+def _locate_image(key: str, height: int, width: int, preparation: Preparation) -> tuple[int, np.ndarray, np.ndarray]:
     """Return the digest of an image's photograph, and scale and origin (corner) of input pixels in it."""
     tile = parse_tile(key)
-    geometry = Geometry(
-        max(1, height), max(1, width), decode.resize, decode.crop, decode.fit
-    )  # 0 where it was not decoded
+    geometry = preparation.place(max(1, height), max(1, width))  # 0 where it was not decoded
     top, left, bottom, right = geometry.to_source(0, 0, 1, 1)
     scale = tile.scale * np.array([bottom - top, right - left] * 2)
     origin = tile.scale * np.array([top + tile.row * height, left + tile.column * width] * 2)

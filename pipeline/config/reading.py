@@ -20,6 +20,7 @@ from .sections import NAMED_WEIGHTS, RunConfig
 
 DEMO = "configs/demo.toml"
 MEANT = ("network.name", "data.path")  # what a store is of: where changes name it, so does the store's name
+OTHER_NAMES = {"decode.crop": "decode.size"}  # of keys
 
 
 def read_config(
@@ -109,12 +110,25 @@ def _absolute_weights(weights: str) -> str:
 
 
 def _read_tables(path: str | None, cluster: str | None, network: str | None) -> dict[str, Any]:
-    tables = {} if path is None else _read_toml(path)
+    tables = {} if path is None else _rename(_read_toml(path))
     if network is not None:
         tables["network"] = {"name": network}
     if cluster is not None:
         tables["cluster"] = _read_cluster(cluster)
     return tables
+
+
+def _rename(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of a file with the names of keys that this project uses."""
+    renamed = {name: dict(table) if isinstance(table, dict) else table for name, table in tables.items()}
+    for other, name in OTHER_NAMES.items():
+        (section, old), new = other.split("."), name.split(".")[1]
+        table = renamed.get(section)
+        if isinstance(table, dict) and old in table:
+            if new in table:
+                raise InputError(f"{other} is another name of {name}: give one of them.")
+            table[new] = table.pop(old)
+    return renamed
 
 
 def _read_cluster(cluster: str) -> Any:
@@ -144,7 +158,7 @@ def _find_file(path: str) -> Traversable:
 
 
 def _change(tables: dict[str, Any], key: str, value: str) -> None:
-    *sections, name = key.split(".")
+    *sections, name = OTHER_NAMES.get(key, key).split(".")
     for section in sections:
         tables = tables.setdefault(section, {})
         if not isinstance(tables, dict):

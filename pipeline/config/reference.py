@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from .base import Table
 from .clusters import CLUSTERS
-from .sections import Byte, RunConfig
+from .sections import Band, Byte, Limits, RunConfig, Side
 from .writing import to_toml
 
 BEGIN, END = "<!-- keys -->", "<!-- /keys -->"
@@ -25,8 +25,12 @@ TYPE_NAMES = {
     float: "number",
     bool: "`true` or `false`",
     tuple[str, ...]: "list of texts",
-    tuple[float, float, float]: "three numbers",
-    tuple[Byte, Byte, Byte]: "three whole numbers, ≥ 0, ≤ 255",
+    tuple[float, ...]: "list of numbers",
+    tuple[Byte, ...]: "list of whole numbers, ≥ 0, ≤ 255",
+    tuple[Band, ...]: "list of whole numbers, ≥ 0, ≤ 4,096",
+    tuple[Side, Side]: "whole number, or two, ≥ 0, ≤ 16,384",
+    Side | tuple[Side, Side]: "whole number, or two, ≥ 0, ≤ 16,384",
+    tuple[Limits, ...]: "two numbers, or a list of pairs",
     PAIRS: "table of texts",
 }
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -76,7 +80,7 @@ def _row(name: str, field: FieldInfo) -> str:
 def _values(field: FieldInfo) -> str:
     """Return which values a key takes: its choices, or its type and bounds."""
     annotation: Any = field.annotation
-    if get_origin(annotation) is UnionType:
+    if get_origin(annotation) is UnionType and annotation not in TYPE_NAMES:
         (annotation,) = (option for option in get_args(annotation) if option is not NoneType)
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{to_toml(choice)}`" for choice in get_args(annotation))

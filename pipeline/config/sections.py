@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .base import Table
+from .base import Table, whole_sentence
 from .clusters import ClusterConfig, InlineCluster
 
 # Names of weights that torchvision downloads; the first is its IMAGENET1K_V1, DEFAULT its best.
@@ -18,6 +19,9 @@ NAMED_WEIGHTS = ("bundled", "random", TIMM_WEIGHTS, *TORCHVISION_WEIGHTS)  # all
 
 
 Byte = Annotated[int, Field(ge=0, le=255)]
+Side = Annotated[int, Field(ge=0, le=2**14)]  # of an image
+Band = Annotated[int, Field(ge=0, le=2**12)]
+Limits = tuple[float, float]
 
 
 class NetworkConfig(Table):
@@ -32,15 +36,15 @@ class NetworkConfig(Table):
         description='Names for modules of the network, as in `{stem = "stem.conv"}`. The first one is `LAYER=1`, '
         "the second `LAYER=2`, and so on. Empty, the network's own numbering holds.",
     )
-    mean: tuple[float, float, float] | None = Field(
+    mean: tuple[float, ...] | None = Field(
         None,
-        description="Mean of red, green and blue, on a scale from 0 to 1, that normalisation subtracts. Unset, it is "
-        "the network's own.",
+        description="Mean of each channel, on a scale from 0 to 1, that normalisation subtracts. Unset, it is the "
+        "network's own.",
     )
-    std: tuple[float, float, float] | None = Field(
+    std: tuple[float, ...] | None = Field(
         None,
-        description="Standard deviation of red, green and blue, on a scale from 0 to 1, that normalisation divides "
-        "by. Unset, it is the network's own.",
+        description="Standard deviation of each channel, on a scale from 0 to 1, that normalisation divides by. "
+        "Unset, it is the network's own.",
     )
     weights: str = Field(
         "",
@@ -116,46 +120,114 @@ class DataConfig(Table):
         ge=1,
         description="The largest image, in pixels, that is decoded. A larger one counts as damaged.",
     )
+    range: tuple[Limits, ...] = Field(
+        (),
+        description="The values that become black and white, as in `[0, 4095]`, or a pair for each channel. All "
+        "between are scaled to 8 bits, all beyond are cut off. Empty, values of 8 bits stay as they are; of deeper "
+        "ones it is taken from a sample: see [Channels and bits](#channels-and-bits).",
+    )
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _one_pair(cls, value: Any) -> Any:
+        is_pair = isinstance(value, list | tuple) and value and not any(isinstance(v, list | tuple) for v in value)
+        return (tuple(value),) if is_pair else value
+
+    @field_validator("range")
+    @classmethod
+    def _ascends(cls, value: tuple[Limits, ...]) -> tuple[Limits, ...]:
+        if not all(math.isfinite(high - low) and low < high for low, high in value):
+            raise ValueError("each pair is a value and a larger one")
+        return value
 
 
 class DecodeConfig(Table):
     """How an image becomes the network's input: it is resized, then its centre is cropped out."""
 
-    resize: int = Field(
-        0,
-        ge=0,
-        le=2**14,
-        description="Length in pixels to which the shortest side of an image is resized, or another side: see `fit`. "
-        "0: the network's own, which the run prints.",
+    size: tuple[Side, Side] = Field(
+        (0, 0),
+        description="Height and width in pixels of the network's input, as in `[192, 640]`, or one number for a "
+        "square; `crop` is another name of this key. 0: the network's own, which the run prints.",
     )
-    crop: int = Field(
+    resize: Side | tuple[Side, Side] = Field(
         0,
-        ge=0,
-        le=2**14,
-        description="Side in pixels of the square that is cropped out of the centre. 0: the network's own.",
+        description="What an image is resized to, in pixels, before its centre is cropped: a number is the length of "
+        "its shortest side, or another one: see `fit`. With `crop` and a pair it covers this height and width. "
+        "0: the network's own; with a `size` of yours, that.",
     )
     fit: Literal["", "crop", "squash", "pad"] = Field(
         "",
-        description="How an image becomes a square: `crop` keeps its shape and crops it, `squash` makes both sides "
-        "`resize` before the crop, `pad` resizes its longest side and adds borders. Empty: the network's own.",
+        description="How an image gets the shape of the input: `crop` keeps its shape and crops it, `squash` resizes "
+        "both sides to `resize` before the crop, `pad` resizes its longest side and adds borders. Empty: the "
+        "network's own.",
     )
-    fill: tuple[Byte, Byte, Byte] | None = Field(
+    fill: tuple[Byte, ...] | None = Field(
         None,
-        description="Red, green and blue, 0 to 255, of the borders of `pad`. Unset, it is the network's mean.",
+        description="Value of each channel, 0 to 255, of the borders of `pad`. Unset, it is the network's mean.",
     )
     interpolation: Literal["", "nearest", "bilinear", "bicubic", "lanczos"] = Field(
         "", description="Filter of the resizing, Pillow's. Empty: the network's own."
+    )
+    channels: int = Field(
+        0,
+        ge=0,
+        le=2**12,
+        description="Channels of the network's input. With 1, images become grey. 0: those that the network takes, "
+        "which the run finds out.",
+    )
+    bands: tuple[Band, ...] = Field(
+        (),
+        description="Which bands of an image are the channels, in this order, counted from 0. Empty: all.",
     )
     fast: bool = Field(
         False,
         description="Let the JPEG decoder itself shrink large images. It is faster and changes the pixels a little.",
     )
 
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int | str) else value
+
+    @field_validator("resize")
+    @classmethod
+    def _one_side(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        return value[0] if isinstance(value, tuple) and value[0] == value[1] else value
+
+    @field_validator("size", "resize")
+    @classmethod
+    def _both_or_none(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and any(value) and not all(value):
+            raise ValueError("one side is 0 and the other is not")
+        return value
+
     @model_validator(mode="after")
-    def _crop_fits(self) -> DecodeConfig:
-        if self.resize and self.crop > self.resize and self.fit != "pad":
-            raise ValueError(f"decode.crop = {self.crop} is larger than decode.resize = {self.resize}")
+    def _size_fits(self) -> DecodeConfig:
+        if self.resize and any(self.size):
+            check_size(self.size, self.resize, self.fit)
         return self
+
+
+def check_size(size: tuple[int, int], resize: int | tuple[int, int], fit: str) -> None:
+    """Raise an error for a validator where an image of any shape would be smaller than the crop out of it."""
+    sides = (resize, resize) if isinstance(resize, int) else resize
+    if fit != "pad" and any(crop > side for crop, side in zip(size, sides, strict=True)):
+        shown, resized = (describe_size(each) for each in (size, resize))
+        raise whole_sentence(
+            f"decode.size = {shown} is larger than decode.resize = {resized}: give a larger decode.resize, as a pair "
+            "[height, width] where the input is no square."
+        )
+
+
+def describe_size(size: int | tuple[int, int]) -> str:
+    """Return a size as a configuration has it.
+
+    >>> describe_size((224, 224)), describe_size((192, 640)), describe_size(256)
+    ('224', '[192, 640]', '256')
+    """
+    if isinstance(size, int):
+        return str(size)
+    return str(size[0]) if size[0] == size[1] else str(list(size))
 
 
 class MineConfig(Table):
@@ -260,6 +332,18 @@ class TileConfig(Table):
         le=1,
         description="Quantile of a projection's absolute values that is drawn with full contrast.",
     )
+    bands: tuple[Band, ...] = Field(
+        (),
+        description="Which channels are drawn as red, green and blue, or one as grey, where the network takes others "
+        "than these, counted from 0. Empty: the first three.",
+    )
+
+    @field_validator("bands")
+    @classmethod
+    def _one_or_three(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(value) not in (0, 1, 3):
+            raise ValueError("a picture shows one channel or three")
+        return value
 
 
 class GalleryConfig(Table):

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config.sections import DecodeConfig
-from ..errors import DecodeError, InputError, WorkError, first_line
+from ..errors import BandsError, DecodeError, InputError, WorkError, first_line
 from ..prefetch import map_ahead
-from .decode import BLACK, Decoded, decode
-from .entry import Dataset, ShardSelection
+from .decoding.decode import Decoded, decode
+from .decoding.preparation import Preparation
+from .entry import Dataset, Shard, ShardSelection
 from .reader import Reader, first_images, open_reader
 
 WAITING_A_THREAD = 4  # decoded images, in read_pixels
@@ -69,11 +69,10 @@ class ImageRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A dataset, and how its images are decoded; an image of more than ``max_pixels`` counts as damaged."""
+    """A dataset, and how its images become the network's input."""
 
     dataset: Dataset | ShardSelection
-    decode: DecodeConfig
-    max_pixels: int
+    preparation: Preparation
 
     def select(self, shards: Iterable[int]) -> ImageSource:
         """Return the source with some shards alone, given by their numbers, which stay the same."""
@@ -86,15 +85,38 @@ class ImageSource:
             yield ImageReader(self, reader)
 
     def sample(self, count: int) -> np.ndarray:
-        """Return the first images (image, y, x, rgb) uint8 of the first shard that can be read: at most so many."""
+        """Return the first images (image, y, x, channel) uint8 of the first shard that can be read: at most so many.
+
+        Raises
+        ------
+        InputError
+            A package that reads them is not installed, or none that can be decoded is one that the network takes.
+        """
         pixels: list[np.ndarray] = []
-        with self.open() as reader, suppress(InputError, OSError):
-            for entry in first_images(self.dataset.shards[0], TRIED * count):
-                if len(pixels) < count and not entry.damage:
-                    with suppress(DecodeError, WorkError):
-                        record = ImageRecord(0, entry.offset, entry.size, entry.key)
-                        pixels.append(reader.decode(record).pixels)
-        return np.array(pixels, np.uint8).reshape(-1, self.decode.crop, self.decode.crop, 3)
+        refused = ""
+        for data in self.read_sample(self.dataset.shards[0], TRIED * count):
+            try:
+                pixels.append(decode(data, self.preparation).pixels)
+            except BandsError as error:
+                refused = str(error)
+            except (DecodeError, MemoryError):
+                continue
+            if len(pixels) == count:
+                break
+        if refused and not pixels:
+            raise InputError(
+                f"the first images of {self.dataset.shards[0].path} are none that can be mined: {refused}."
+            )
+        return np.array(pixels, np.uint8).reshape(-1, *self.preparation.shape)
+
+    def read_sample(self, shard: Shard, count: int) -> Iterator[bytes]:
+        """Yield the bytes of the first images of a shard, of those that can be read: at most so many."""
+        with suppress(InputError, OSError), open_reader(Dataset("", (shard,))) as reader:
+            for entry in first_images(shard, count):
+                if not entry.damage:
+                    with suppress(OSError, DecodeError, MemoryError):
+                        data = reader.read(0, entry.offset, entry.size, entry.key)
+                        yield data
 
 
 class ImageReader:
@@ -127,7 +149,7 @@ class ImageReader:
 
         Returns
         -------
-        ndarray (image, y, x, rgb) uint8
+        ndarray (image, y, x, channel) uint8
             Each image at the network's input size, in the order of the records.
 
         Raises
@@ -135,8 +157,7 @@ class ImageReader:
         WorkError
             An image can no longer be read or decoded, or is another one now.
         """
-        crop = self._source.decode.crop
-        pixels = np.empty((len(records), crop, crop, 3), np.uint8)
+        pixels = np.empty((len(records), *self._source.preparation.shape), np.uint8)
         images = map_ahead(self._decode_again, records, threads, WAITING_A_THREAD * threads)
         for number, image in enumerate(images):
             pixels[number] = image.pixels
@@ -163,19 +184,9 @@ class ImageReader:
         """Read and decode an image; DecodeError and OSError are passed on."""
         if record.damage:
             raise DecodeError(record.damage)
-        config = self._source.decode
         try:
             data = self._reader.read(record.shard, record.offset, record.size, record.key)
-            return decode(
-                data,
-                config.resize,
-                config.crop,
-                self._source.max_pixels,
-                config.fast,
-                config.interpolation,
-                config.fit,
-                config.fill or BLACK,
-            )
+            return decode(data, self._source.preparation)
         except MemoryError as error:
             raise WorkError(
                 f"{self._name(record)} cannot be decoded: memory ran out ({first_line(error)}). "

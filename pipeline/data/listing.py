@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 
 from ..errors import InputError
+from ..files import printable
 from .entry import Dataset, Entry, Shard
 
 PORTION = 65_536  # texts that are Python objects at a time
@@ -64,6 +65,21 @@ class Texts(Sequence[str]):
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Pictures that belong to images and are none: how many, and the name of one."""
+
+    count: int = 0
+    example: str = ""
+
+    def plus(self, more: Parts) -> Parts:
+        """Return these and more."""
+        return Parts(self.count + more.count, self.example or more.example)
+
+    def __str__(self) -> str:
+        return f"{self.count:,} pictures belong to images and are none themselves, such as {printable(self.example)}"
+
+
+@dataclass(frozen=True)
 class Listing(Sequence[Entry]):
     """The images of a shard in its order; one by one they are ``Entry``.
 
@@ -79,6 +95,8 @@ class Listing(Sequence[Entry]):
         Why images cannot be read, by their numbers, where listing has found that already.
     missing : str
         What is missing of the shard, where it is a copy that is not finished, else "".
+    parts : Parts
+        Of samples, that are not listed.
     """
 
     keys: Texts
@@ -89,6 +107,7 @@ class Listing(Sequence[Entry]):
     folders: tuple[tuple[str, str], ...]
     damage: dict[int, str]
     missing: str = ""
+    parts: Parts = Parts()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -209,6 +228,8 @@ class Index:
         By the number of the image.
     missing : dict of int to str
         What is missing of shards, by their numbers.
+    parts : Parts
+        Of samples, that are not in the index.
     """
 
     shards: tuple[Shard, ...]
@@ -221,6 +242,7 @@ class Index:
     folders: tuple[tuple[str, str], ...]
     damage: dict[int, str]
     missing: dict[int, str]
+    parts: Parts = Parts()
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -235,7 +257,7 @@ def join(dataset: Dataset, listings: list[Listing]) -> Index:
     folders: dict[tuple[str, str], int] = {}
     damage: dict[int, str] = {}
     missing: dict[int, str] = {}
-    start = 0
+    parts, start = Parts(), 0
     listings.reverse()
     for shard in range(len(lengths)):
         listing = listings.pop()  # so that its memory is free after it was copied
@@ -245,11 +267,12 @@ def join(dataset: Dataset, listings: list[Listing]) -> Index:
         numbers = [folders.setdefault(name, len(folders)) for name in listing.folders]
         folder[rows] = np.array(numbers, np.int32)[listing.folder]
         damage |= {start + number: reason for number, reason in listing.damage.items()}
+        parts = parts.plus(listing.parts)
         if listing.missing:
             missing[shard] = listing.missing
         start = rows.stop
     shards = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    return Index(dataset.shards, shards, key, offset, size, label, folder, tuple(folders), damage, missing)
+    return Index(dataset.shards, shards, key, offset, size, label, folder, tuple(folders), damage, missing, parts)
 
 
 def check_complete(index: Index, on_incomplete: str = "fail") -> None:

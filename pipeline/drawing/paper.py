@@ -178,19 +178,19 @@ def first_layer(title: str, banks: Sequence[Bank]) -> Figure:
 
 
 @own_style()
-def occlusion(title: str, rows: Sequence[Occluded], crop: int, step: int) -> Figure:
+def occlusion(title: str, rows: Sequence[Occluded], size: tuple[int, int], step: int) -> Figure:
     """Draw Figure 7: images down; across the image, the maps over the square's centre, and the projection.
 
     Parameters
     ----------
-    crop : int
-        Side of the network's input in pixels.
+    size : (int, int)
+        Height and width of the network's input in pixels.
     step : int
         Pixels from one place of the square to the next.
     """
     figure = make_figure(title, (18, 3.3 * len(rows) + 0.5), TOO_MANY_IMAGES)
     for row, panels in zip(rows, figure.subplots(len(rows), 5, squeeze=False), strict=True):
-        _draw_occluded(panels, row, crop, step)
+        _draw_occluded(panels, row, size, step)
     return figure
 
 
@@ -239,10 +239,10 @@ def _draw_bank(axes: Axes, bank: Bank) -> None:
     hide_frame(axes)
 
 
-def _draw_occluded(panels: Sequence[Axes], row: Occluded, crop: int, step: int) -> None:
+def _draw_occluded(panels: Sequence[Axes], row: Occluded, size: tuple[int, int], step: int) -> None:
     """Draw one image's row of Figure 7."""
     image, activity, projection, probability, classes = panels
-    image.imshow(row.covered, extent=(0, crop, crop, 0))
+    image.imshow(row.covered, extent=(0, size[1], size[0], 0))
     image.set(title="(a) square where the activity is least", ylabel=row.title, xlabel="x [pixels]")
     _draw_heat(activity, row.activity, step, "sum over the map")
     draw_picture(projection, mosaic([row.projection, *row.patches], 2, _gaps(row.projection)))
@@ -250,9 +250,9 @@ def _draw_occluded(panels: Sequence[Axes], row: Occluded, crop: int, step: int) 
     _draw_heat(probability, row.probability, step, "probability")
     _draw_classes(classes, row, step)
     without = [f"\nwithout the square: {format_number(value)}" for value in row.uncovered]
-    _label_map(activity, f"(b) activity of {row.filter}{without[0]}", crop)
-    _label_map(probability, f"(d) probability of {row.followed}{without[1]}", crop)
-    _label_map(classes, "(e) most likely class", crop)
+    _label_map(activity, f"(b) activity of {row.filter}{without[0]}", size)
+    _label_map(probability, f"(d) probability of {row.followed}{without[1]}", size)
+    _label_map(classes, "(e) most likely class", size)
 
 
 def _draw_heat(axes: Axes, values: np.ndarray, step: int, unit: str) -> None:
@@ -280,9 +280,9 @@ def _draw_classes(axes: Axes, row: Occluded, step: int) -> None:
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=1)
 
 
-def _label_map(axes: Axes, title: str, crop: int) -> None:
+def _label_map(axes: Axes, title: str, size: tuple[int, int]) -> None:
     axes.set(title=title, xlabel="x of the square's centre [pixels]", ylabel="y [pixels]")
-    axes.set(xlim=(0, crop), ylim=(crop, 0))
+    axes.set(xlim=(0, size[1]), ylim=(size[0], 0))
 
 
 def _extent(values: np.ndarray, step: int) -> tuple[float, float, float, float]:

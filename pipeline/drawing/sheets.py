@@ -107,8 +107,8 @@ def patch_grid(patches: np.ndarray, title: str) -> Image.Image:
 
 
 def first_filters(weights: np.ndarray, title: str) -> Image.Image:
-    """Draw the filters of a first layer (filter, rgb, y, x) as pixels, each scaled symmetrically by its maximum."""
-    pictures = [_enlarge(contrast(filter.transpose(1, 2, 0), 1.0), WEIGHTS_PX) for filter in weights]
+    """Draw the filters of a first layer (filter, y, x, rgb) as pixels, each scaled symmetrically by its maximum."""
+    pictures = [_enlarge(contrast(filter, 1.0), WEIGHTS_PX) for filter in weights]
     columns = int(np.ceil(np.sqrt(len(pictures) * 1.5)))
     return _add_title(_caption(pictures, [str(i) for i in range(len(pictures))], columns, PATCH_GAP_PX), title)
 

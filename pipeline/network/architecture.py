@@ -21,12 +21,12 @@ class Architecture:
         Returns the module with fresh weights.
     layers : dict of name to module path
         The numbered layers, 1, 2, 3, … in this order.
-    mean, std : (red, green, blue)
+    mean, std : tuple of float (channel)
         What the network's input is normalised by, as fractions of 255.
-    resize, crop : int
-        To what the shortest side of an image is resized, and the side of the square that is then cropped, in pixels.
-    fit, interpolation : str
-        How it becomes a square, and the filter of the resizing: see ``DecodeConfig``.
+    resize, size, fit, interpolation
+        How an image becomes the network's input, and the filter of the resizing: see ``DecodeConfig``.
+    channels : int
+        Of the network's input; 0 where they have still to be found out.
     wanted_by : str
         Whose word that is, as a part of a sentence; empty where it is assumed.
     categories : tuple of str
@@ -35,11 +35,20 @@ class Architecture:
 
     build: Callable[[], nn.Module]
     layers: dict[str, str]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    resize: int = 256
-    crop: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resize: int | tuple[int, int] = 256
+    size: tuple[int, int] = (224, 224)
     fit: str = "crop"
     interpolation: str = "bilinear"
+    channels: int = 3
     wanted_by: str = ""
     categories: tuple[str, ...] = ()
+
+    def normalisation(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and deviation of an input of so many channels: of others than it gives, the average of these."""
+        mean, std = (
+            values if len(values) == channels else (round(sum(values) / len(values), 6),) * channels
+            for values in (self.mean, self.std)
+        )
+        return mean, std

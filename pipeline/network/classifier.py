@@ -67,7 +67,7 @@ def find_classifier(graph: Graph) -> Classifier:
         height, width = graph.input_shape[2:]
         raise InputError(
             f"the network's classifier does not take an input of {height}×{width} pixels ({graph.broken_off}): "
-            "give decode.resize and decode.crop the size that it was trained for, and another STORE."
+            "give decode.size the one that it was trained for, and another STORE."
         )
     operations = graph.operations
     weighted = [i for i, operation in enumerate(operations) if operation.name in WEIGHTED]

@@ -18,6 +18,7 @@ from .modules.preparation import (
     MATERIALISED_AT_PX,
     check_minable,
     check_values,
+    count_channels,
     describe,
     materialise,
     unwrap,
@@ -95,29 +96,34 @@ def load_network(config: NetworkConfig, digest: str = "") -> Network:
 
 
 def trace_network(network: Network, pixels: Tensor) -> Recording:
-    """Run a network once on the CPU on an input (image, rgb, y, x); return its graph and its tape."""
+    """Run a network once on the CPU on an input (image, channel, y, x); return its graph and its tape."""
     recording = record(network.module, pixels)
     ended = recording.graph.broken_off
     if not ended:
         return recording
-    return replace(recording, graph=replace(recording.graph, broken_off="; ".join([ended, *network.notes])))
+    assumed = [f"its input has {pixels.shape[1]} channels: see decode.channels"] if is_own(network.config.name) else []
+    return replace(recording, graph=replace(recording.graph, broken_off="; ".join([ended, *network.notes, *assumed])))
 
 
 def trace_shapes(name: str, height: int, width: int) -> Graph:
     """Return the graph of a network for an input size, of a registered one whatever its weights: all are one number."""
-    if _is_own(name):
-        module = load_network(NetworkConfig(name=name, weights="random")).module
+    architecture = find_architecture(NetworkConfig(name=name))
+    if is_own(name):
+        network = load_network(NetworkConfig(name=name, weights="random"))
+        architecture, module = network.architecture, network.module
     else:
-        module = _build_empty(find_architecture(NetworkConfig(name=name))).to_empty(device="cpu").eval()
+        module = _build_empty(architecture).to_empty(device="cpu").eval()
         for tensor in constants(module):
             tensor.detach().fill_(UNIFORM_WEIGHT)
-    return trace(module.requires_grad_(False), torch.zeros(1, 3, height, width, dtype=torch.float32))
+    return trace(
+        module.requires_grad_(False), torch.zeros(1, architecture.channels, height, width, dtype=torch.float32)
+    )
 
 
 def check_reproducible(network: Network) -> None:
     """Raise InputError where a user's function gives a network with other weights when it is called again."""
     config = network.config
-    if config.weights == "random" and _is_own(config.name):
+    if config.weights == "random" and is_own(config.name):
         again = _load.__wrapped__(config)
         if again.digest != network.digest:
             raise InputError(_describe_difference(again, network.digest))
@@ -129,7 +135,7 @@ def _load(config: NetworkConfig) -> Network:
     try:
         with _torch_as_it_was(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return (_load_own if _is_own(config.name) else _load_registered)(config, architecture)
+            return (_load_own if is_own(config.name) else _load_registered)(config, architecture)
     except TopnineError:
         raise
     except Exception as error:  # hooks, properties and containers of a user's module may raise anything
@@ -154,7 +160,9 @@ def _load_own(config: NetworkConfig, architecture: Architecture) -> Network:
         notes.append(f"its lazy modules have the shapes for images of {MATERIALISED_AT_PX}×{MATERIALISED_AT_PX} pixels")
     check_values(module, config.name)
     layers = {name: unwrapped_path(path, wrappers) for name, path in architecture.layers.items()}
-    return _finish(config, replace(architecture, layers=layers), module, weights, wrappers, tuple(notes))
+    channels = count_channels(module)
+    architecture = replace(architecture, layers=layers, channels=channels)
+    return _finish(config, architecture, module, weights, wrappers, tuple(notes))
 
 
 def _load_registered(config: NetworkConfig, architecture: Architecture) -> Network:
@@ -180,7 +188,7 @@ def _finish(
     convert_to_float32(module)  # what was read or materialised wants gradients
     digest = weights_digest(module)
     module = module.eval()
-    if not _is_own(config.name):  # a user's network may take views that need the usual order
+    if not is_own(config.name):  # a user's network may take views that need the usual order
         module = module.to(memory_format=torch.channels_last)
     return Network(
         config,
@@ -205,7 +213,7 @@ def _read_into(module: nn.Module, config: NetworkConfig, assign: bool) -> Weight
     return replace(weights, state={})
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
     """Return whether a network's name is that of a user's function."""
     return ":" in name
 
@@ -239,7 +247,7 @@ def _describe_difference(network: Network, digest: str) -> str:
             f"network.weights = {config.weights!r} of {config.name} are not the weights that the run was planned with "
             f"({digests}): give every worker the same file and the same code."
         )
-    if not _is_own(config.name):
+    if not is_own(config.name):
         return (
             f"the random weights of {config.name} are others than in the process that planned the run ({digests}): "
             "give every worker the same version of torch, or network.weights."

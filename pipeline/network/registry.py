@@ -14,9 +14,10 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from pydantic_core import PydanticCustomError
 from torch import nn
 
-from ..config.sections import NetworkConfig, RunConfig
+from ..config.sections import NetworkConfig, RunConfig, check_size
 from ..errors import InputError
 from .architecture import IMAGENET_MEAN, Architecture
 from .architectures.tiny_zfnet import TinyZFNet
@@ -39,7 +40,7 @@ def find_architecture(config: NetworkConfig) -> Architecture:
     if config.name.startswith(TIMM):
         registered = find_timm_network(config.name.removeprefix(TIMM))
     elif ":" in config.name:
-        registered = Architecture(_import_builder(config.name), {})
+        registered = Architecture(_import_builder(config.name), {}, channels=0)
     elif config.name in ARCHITECTURES:
         registered = _with_transforms(ARCHITECTURES[config.name], config)
     else:
@@ -58,26 +59,21 @@ def complete_decoding(config: RunConfig) -> RunConfig:
     Raises
     ------
     InputError
-        There is no such network, its own size is smaller than the crop that the configuration gives, or a colour is
-        given for borders that there are not.
+        There is no such network, its own size does not fit the one that the configuration gives, or a colour is given
+        for borders that there are not.
     """
     decode, own = config.decode, find_architecture(config.network)
-    resize, crop, fit = decode.resize or own.resize, decode.crop or own.crop, decode.fit or own.fit
-    if crop > resize and fit != "pad":
-        raise InputError(
-            f"decode.crop = {crop} is larger than decode.resize = {resize} ({config.network.name}'s own where the "
-            "configuration gives none): give both."
-        )
+    is_own = not any(decode.size) or decode.size == own.size
+    size, fit = (own.size if is_own else decode.size), decode.fit or own.fit
+    resize = decode.resize or (own.resize if is_own else size[0] if size[0] == size[1] else size)
+    try:
+        check_size(size, resize, fit)
+    except PydanticCustomError as error:
+        raise InputError(f"{error}") from None
     if decode.fill and fit != "pad":
         raise InputError(f"decode.fill is the colour of the borders of decode.fit = 'pad', and decode.fit is {fit!r}.")
-    mean = tuple(round(255 * value) for value in own.mean)
-    chosen = {
-        "resize": resize,
-        "crop": crop,
-        "fit": fit,
-        "fill": decode.fill or mean if fit == "pad" else decode.fill,
-        "interpolation": decode.interpolation or own.interpolation,
-    }
+    interpolation = decode.interpolation or own.interpolation
+    chosen = {"resize": resize, "size": size, "fit": fit, "interpolation": interpolation}
     return config.model_copy(update={"decode": decode.model_copy(update=chosen)})
 
 
@@ -99,7 +95,7 @@ def _with_transforms(architecture: Architecture, config: NetworkConfig) -> Archi
         mean=tuple(wanted.mean) if is_usual else architecture.mean,
         std=tuple(wanted.std) if is_usual else architecture.std,
         resize=wanted.resize_size[0],
-        crop=wanted.crop_size[0],
+        size=(wanted.crop_size[0], wanted.crop_size[0]),
         interpolation=InterpolationMode(wanted.interpolation).value,
         wanted_by=f"torchvision's transforms for {config.name} {name}",
         categories=tuple(members[name].meta["categories"]),
@@ -182,7 +178,9 @@ _HALF = (0.5, 0.5, 0.5)
 _BLOCKS = "features.0 features.2 features.3 features.5"
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "tiny_zfnet": Architecture(TinyZFNet, _FIVE_CONVOLUTIONS, resize=64, crop=64, wanted_by="tiny_zfnet's training"),
+    "tiny_zfnet": Architecture(
+        TinyZFNet, _FIVE_CONVOLUTIONS, resize=64, size=(64, 64), wanted_by="tiny_zfnet's training"
+    ),
     # The paper subtracts the mean and does not scale: pixels of 0..255.
     "zfnet": Architecture(ZFNet, _FIVE_CONVOLUTIONS, std=(1 / 255, 1 / 255, 1 / 255), wanted_by="the paper"),
     **_family("alexnet", _ALEXNET),

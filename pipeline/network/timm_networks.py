@@ -25,7 +25,7 @@ def find_timm_network(name: str) -> Architecture:
     Raises
     ------
     InputError
-        timm is not installed, has no network of that name, or wants what is not offered: inputs that are not square.
+        timm is not installed, or has no network of that name.
     """
     timm = import_timm()
     try:
@@ -40,18 +40,15 @@ def find_timm_network(name: str) -> Architecture:
         )
     wanted = timm.data.resolve_data_config({}, pretrained_cfg=known.to_dict())
     channels, height, width = wanted["input_size"]
-    if channels != 3 or height != width:
-        raise InputError(
-            f"timm:{name} wants inputs of {channels} channels and {height}×{width} pixels: only square ones of three "
-            "channels are offered."
-        )
+    resize = math.floor(height / wanted["crop_pct"]), math.floor(width / wanted["crop_pct"])
     return Architecture(
         partial(_build, name),
         {module: module for module in _list_features(name)},
         mean=tuple(wanted["mean"]),
         std=tuple(wanted["std"]),
-        resize=math.floor(height / wanted["crop_pct"]),
-        crop=height,
+        resize=resize[0] if height == width else resize,
+        size=(height, width),
+        channels=channels,
         fit=FITS[wanted["crop_mode"]],
         interpolation=wanted["interpolation"],
         wanted_by=f"timm's transforms for {name}" + (f".{known.tag}" if known.tag and "." not in name else ""),

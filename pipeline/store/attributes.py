@@ -54,8 +54,9 @@ class _Network(_Model):
 
 
 class _Preprocessing(_Model):
-    resize: Side
-    crop: Side
+    resize: Side | Annotated[list[Side], Field(min_length=2, max_length=2)]
+    size: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    channels: Side = 3
 
 
 class _Root(_Model):

@@ -166,10 +166,10 @@ class StoredLayer:
         self._group().attrs["classes"] = classes
         self.set_fingerprint("statistics", fingerprint)
 
-    def create_patches(self, height: int, width: int) -> None:
+    def create_patches(self, height: int, width: int, channels: int) -> None:
         """Create the empty arrays of ``schema.patch_arrays``, for windows of a height and width in pixels."""
         self.set_fingerprint("deconvolve", None)
-        for name, spec in schema.patch_arrays(self.filters, height, width).items():
+        for name, spec in schema.patch_arrays(self.filters, height, width, channels).items():
             self._arrays.create(f"{self._path}/{name}", spec)
 
     def write_patches(
@@ -181,7 +181,7 @@ class StoredLayer:
         source_box: np.ndarray,
         tie: np.ndarray | bool = False,
     ) -> None:
-        """Write patches and projections (filter, rank, y, x, rgb) and boxes (filter, rank, corner) of some filters.
+        """Write patches and projections (filter, rank, y, x, channel) and boxes (filter, rank, corner) of some filters.
 
         ``tie`` (filter, rank) says which projections hang on a near-tie of a pooling region; none, unless given.
         """

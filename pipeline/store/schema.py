@@ -264,9 +264,17 @@ def class_names(named: Sequence[str], classes: int) -> list[str]:
     return [(named[label] if label < len(named) else "") or str(label) for label in range(classes)]
 
 
-def patch_arrays(filters: int, height: int, width: int) -> dict[str, Spec]:
-    """Return the arrays of a layer that deconvolve writes, for windows of a height and width in pixels."""
-    pixels, names = (RANKS, height, width, 3), ("filter", "rank", "y", "x", "rgb")
+def patch_arrays(filters: int, height: int, width: int, channels: int) -> dict[str, Spec]:
+    """Return the arrays of a layer that deconvolve writes, for windows of a height and width in pixels.
+
+    Pixels of three channels have the dimension ``rgb``, those of others ``channel``.
+    """
+    if channels == len(COLOURS):
+        colour = _coordinate("rgb", COLOURS, str, _about("colour"))
+    else:
+        colour = _coordinate("channel", range(channels), "i4", _about("channel of the network's input", "1"))
+    dimension = colour.names[0]
+    pixels, names = (RANKS, height, width, channels), ("filter", "rank", "y", "x", dimension)
     empty = f"where fewer than {RANKS} images activate the filter."
 
     def per_rank(sizes: Mapping[str, int], dtype: str, fill: Any, about: dict[str, Any]) -> Spec:
@@ -285,7 +293,7 @@ def patch_arrays(filters: int, height: int, width: int) -> dict[str, Spec]:
     return {
         "y": _coordinate("y", range(height), "i4", _about("row of the patch", "pixels")),
         "x": _coordinate("x", range(width), "i4", _about("column of the patch", "pixels")),
-        "rgb": _coordinate("rgb", COLOURS, str, _about("colour")),
+        dimension: colour,
         "corner": _coordinate("corner", CORNERS, str, _about("side of a box")),
         "patch": Spec((filters, *pixels), "u1", (1, *pixels), names, attributes=patch),
         "projection": Spec((filters, *pixels), "f4", (1, *pixels), names, attributes=projection),
@@ -309,15 +317,16 @@ def arrays_by_stage(root: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[s
 
 def all_arrays(root: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, dict[str, Spec]]:
     """Return the arrays of a layer that all stages write, as ``arrays_by_stage`` does."""
-    filters, size = layer["filters"], layer["map"]
+    filters, shape = layer["filters"], layer["map"]
     field = np.broadcast_to(layer["receptive_field"]["size"], 2)
-    crop = root.get("preprocessing", {}).get("crop", max(field))
+    preparation = root.get("preprocessing", {})
+    size = np.minimum(field, preparation.get("size", field))
     return {
         "layer": layer_arrays(filters),
-        "mine": mined_arrays(root["images"], root["block"], filters, size["height"], size["width"]),
+        "mine": mined_arrays(root["images"], root["block"], filters, shape["height"], shape["width"]),
         "rank": ranked_arrays(filters),
         "statistics": statistics_arrays(filters, class_names(root["dataset"]["classes"], layer.get("classes", 0))),
-        "deconvolve": patch_arrays(filters, *(min(int(side), int(crop)) for side in field)),
+        "deconvolve": patch_arrays(filters, int(size[0]), int(size[1]), preparation.get("channels", len(COLOURS))),
     }
 
 

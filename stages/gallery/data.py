@@ -43,7 +43,7 @@ def run_data(
         "dataset": store.attributes["dataset"]["name"],
         "images": len(store.images),
         "rule": config.deconvolve.rule,
-        "input": config.decode.crop,
+        "input": list(config.decode.size),
         "ranks": RANKS,
         "thumbnails": config.gallery.thumbnails,
         "largestPatch": LARGEST_PATCH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from topnine.pipeline.compute.patches import patch_size
 from topnine.pipeline.config.sections import RunConfig
 from topnine.pipeline.data.images import ImageSource
+from topnine.pipeline.drawing.bands import to_rgb
 from topnine.pipeline.drawing.clearest import compare_hits
 from topnine.pipeline.drawing.contrast import contrast
 from topnine.pipeline.drawing.sprites import Tiles, shrink, sprite_sheet, thumbnail
@@ -42,6 +44,8 @@ class DrawTask:
         Height and width in pixels.
     shows_patches : bool
         Whether patches may be shown.
+    bands : tuple of int
+        See ``tile.bands``.
     quantile : float
         Of a projection's absolute values, drawn as full contrast.
     threads : int
@@ -51,17 +55,17 @@ class DrawTask:
     layer: str
     patch_size: tuple[int, int]
     shows_patches: bool
+    bands: tuple[int, ...]
     quantile: float
     threads: int
 
     @classmethod
     def of(cls, config: RunConfig, layer: Layer, threads: int) -> DrawTask:
         """Return the task of a layer. Without thumbnails no patch is shown that is more than half of an image."""
-        crop = config.decode.crop
-        size = patch_size(layer.field, crop)
-        small = size[0] * size[1] <= LARGEST_PATCH * crop**2
+        size = patch_size(layer.field, config.decode.size)
+        small = math.prod(size) <= LARGEST_PATCH * math.prod(config.decode.size)
         shows_patches = config.gallery.thumbnails or small
-        return cls(config.store, layer.name, size, shows_patches, config.tile.quantile, threads)
+        return cls(config.store, layer.name, size, shows_patches, config.tile.bands, config.tile.quantile, threads)
 
     @property
     def nine(self) -> Tiles:
@@ -120,7 +124,9 @@ def draw_filters(filters: range, task: DrawTask) -> Drawing:
 
 
 def _draw_filter(arrays: StoredLayer, number: int, count: int, task: DrawTask) -> _DrawnFilter:
-    projection, patch = (arrays.read(name, slice(number, number + 1))[0][:count] for name in ("projection", "patch"))
+    projection, patch = (
+        to_rgb(arrays.read(name, slice(number, number + 1))[0][:count], task.bands) for name in ("projection", "patch")
+    )
     pictures = [contrast(hit, task.quantile) for hit in projection], list(patch)
     layout = task.nine
     small = [[shrink(picture, layout.height, layout.width) for picture in kind] for kind in pictures]
@@ -137,13 +143,14 @@ class ThumbnailTask:
 
     store: str
     images: ImageSource
+    bands: tuple[int, ...]
     threads: int
 
 
 def draw_thumbnails(images: list[int], task: ThumbnailTask) -> list[bytes]:
     """Draw some images whole, as the network sees them (a task)."""
     pixels = PatchReader(Store.open(task.store), task.images, task.threads).read_pixels(np.array(images))
-    with closing(map_ahead(thumbnail, pixels, task.threads, 2 * task.threads)) as drawn:
+    with closing(map_ahead(thumbnail, to_rgb(pixels, task.bands), task.threads, 2 * task.threads)) as drawn:
         return list(drawn)
 
 
@@ -156,7 +163,7 @@ class Weights:
 
 
 def draw_weights(
-    network: Network, reader: PatchReader, layer: Layer, clearest: Sequence[int], shows_patches: bool
+    network: Network, reader: PatchReader, layer: Layer, clearest: Sequence[int], task: DrawTask
 ) -> Weights | None:
     """Draw the weights of a convolution on pixels, and the patches that excite its clearest filter most.
 
@@ -168,10 +175,10 @@ def draw_weights(
     weights = pixel_weights(network.module, layer)
     if weights is None or not clearest:
         return None
-    patches = reader.read_strongest(layer, clearest[0], GRID_PATCHES)
+    patches = to_rgb(reader.read_strongest(layer, clearest[0], GRID_PATCHES), task.bands)
     kernels, grid = (Tiles.fit(size[0], size[1], WALL_COLUMNS) for size in (weights.shape[2:], patches.shape[1:3]))
-    pictures = [contrast(kernel.transpose(1, 2, 0), 1.0) for kernel in weights]
+    pictures = [contrast(to_rgb(kernel.transpose(1, 2, 0), task.bands), 1.0) for kernel in weights]
     files = {"weights.webp": sprite_sheet(pictures, kernels)}
-    if shows_patches:
+    if task.shows_patches:
         files["grid.webp"] = sprite_sheet([shrink(patch, grid.height, grid.width) for patch in patches], grid)
     return Weights(files, {"weights": kernels.describe(), "grid": grid.describe(), "patches": len(patches)})

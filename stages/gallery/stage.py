@@ -102,7 +102,7 @@ def gallery(plan: Plan, pool: Pool) -> Iterator[Progress]:
         clearest = choose_clearest_filters(store.layer(layer.name), [drawings[first] for first in sorted(drawings)])
         script = layer_data(store, layer, is_current(store, plan.fingerprints, "statistics", layer))
         summaries.append(write_layer(site, layer, task, script, clearest))
-    thumbnail_task = ThumbnailTask(plan.config.store, plan.images, pool.threads)
+    thumbnail_task = ThumbnailTask(plan.config.store, plan.images, plan.config.tile.bands, pool.threads)
     finder = ShardFinder.read(store, plan.images)
     for drawn in write_thumbnails(pool, thumbnail_task, finder, images, building / "images"):
         progress = progress.plus(drawn)
@@ -151,7 +151,7 @@ def write_layer(
 ) -> dict[str, Any]:
     """Write a layer's data and its weights' pictures; return its summary for the front page."""
     write_files(site.folder, {f"{folder_name(layer)}.js": data_script(layer.name, script).encode()})
-    weights = draw_weights(site.network, site.patches, layer, clearest, task.shows_patches)
+    weights = draw_weights(site.network, site.patches, layer, clearest, task)
     if weights is not None:
         write_files(site.folder / folder_name(layer), weights.files)
     return {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from topnine.pipeline.cluster.pool import Pool
+from topnine.pipeline.drawing.bands import to_rgb
 from topnine.pipeline.drawing.contrast import contrast
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.fingerprints import Fingerprints
@@ -25,7 +26,7 @@ COLUMNS = ("network", "filter", "largest absolute weight", "L2 norm", "maximum a
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """The first convolution of a network: its layer, weights (filter, rgb, y, x), dead filters, maxima (filter)."""
+    """The first convolution of a network: its layer, weights (filter, channel, y, x), dead filters, maxima (filter)."""
 
     layer: Layer
     weights: np.ndarray
@@ -54,7 +55,9 @@ def first_layer(plan: Plan, pool: Pool, beside: Plan | None = None) -> Iterator[
     for done, network in enumerate(plans, 1):
         store = Store.open(network.config.store)
         first = read_first_layer(store, network.graph, network.network, network.fingerprints)
-        pictures = contrast(first.weights.transpose(0, 2, 3, 1), 1.0)  # one array, so one scale
+        pictures = contrast(
+            to_rgb(first.weights.transpose(0, 2, 3, 1), network.config.tile.bands), 1.0
+        )  # one array, so one scale
         banks.append(
             paper.Bank(
                 _bank_title(network.config.network.name, network.dataset.name, len(store.images), first),
@@ -69,13 +72,13 @@ def first_layer(plan: Plan, pool: Pool, beside: Plan | None = None) -> Iterator[
 
 
 def read_first_layer(store: Store, graph: Graph, network: Network, fingerprints: Fingerprints) -> FirstLayer:
-    """Return a network's first convolution; InputError where it does not work on colours, or is not ranked."""
+    """Return a network's first convolution; InputError where it does not work on pixels, or is not ranked."""
     layer = first_convolution(graph, network.architecture.layers)
     weights = pixel_weights(network.module, layer)
     if weights is None:
         raise InputError(
-            f"the first convolution, {layer.name}, of the network of store {store.path} does not work on the three "
-            "colours of the image: there is nothing to draw."
+            f"the first convolution, {layer.name}, of the network of store {store.path} does not work on the "
+            "pixels of the image: there is nothing to draw."
         )
     if not is_current(store, fingerprints, "rank", layer):
         raise InputError(

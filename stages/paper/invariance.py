@@ -22,6 +22,7 @@ from topnine.pipeline.compute.perturbations import (
     transformations,
 )
 from topnine.pipeline.data.images import ImageSource
+from topnine.pipeline.drawing.bands import to_rgb
 from topnine.pipeline.network.classifier import ClassifierOutput
 from topnine.pipeline.network.graph import Graph
 from topnine.pipeline.network.layers import Layer, find_layers, first_convolution
@@ -61,7 +62,7 @@ class Sweep:
     first, hidden : ndarray (value)
         Euclidean distance to the unmodified image's feature, in the first layer and before the last one.
     probability : ndarray (value, class)
-    pictures : ndarray (pictured value, y, x, rgb) uint8
+    pictures : ndarray (pictured value, y, x, channel) uint8
     """
 
     first: np.ndarray
@@ -94,7 +95,7 @@ def invariance(plan: Plan, pool: Pool, keys: Sequence[str] = ()) -> Iterator[Pro
     samples = pick_images(store, keys, RANDOM_IMAGES, plan.config.tile.seed)
     check_touched_shards(plan.dataset, store, pool)
     classifier, layer = plan.classifier(), _first_layer(plan.graph, plan.network.architecture.layers)
-    changes = transformations(plan.config.decode.crop)
+    changes = transformations(plan.config.decode.size[0])
     run = classifier_run(plan, classifier, {"first": layer}, pool.threads)
     sweeps: dict[int, list[Sweep]] = {}
     yield Progress("invariance", 0, len(samples), "images")
@@ -105,7 +106,8 @@ def invariance(plan: Plan, pool: Pool, keys: Sequence[str] = ()) -> Iterator[Pro
         return (replace(task, images=finder.select([sample.image])),)
 
     for sample, swept in pool.run(sweep_image, samples, task, narrow=narrow):
-        sweeps[sample.image] = swept
+        bands = plan.config.tile.bands
+        sweeps[sample.image] = [replace(each, pictures=to_rgb(each.pictures, bands)) for each in swept]
         yield Progress("invariance", len(sweeps), len(samples), "images")
     images = [
         Swept(sample, sweeps[sample.image], true_class(store, sample, _unmodified(changes[0], sweeps[sample.image])))
@@ -136,7 +138,7 @@ def sweep_image(sample: Sample, task: SweepTask) -> list[Sweep]:
     """Run an image under every transformation (a task)."""
     reader = PatchReader(Store.open(task.store), task.images, task.run.threads)
     (image,) = reader.read_pixels(np.array([sample.image]))
-    return [_sweep(image, change, task.run) for change in transformations(task.images.decode.crop)]
+    return [_sweep(image, change, task.run) for change in transformations(task.images.preparation.size[0])]
 
 
 def _sweep(image: np.ndarray, transformation: Transformation, run: ClassifierRun) -> Sweep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from topnine.pipeline.compute.perturbations import (
 )
 from topnine.pipeline.compute.projections import Projector, project_image
 from topnine.pipeline.data.images import ImageSource
+from topnine.pipeline.drawing.bands import to_rgb
 from topnine.pipeline.drawing.contrast import contrast
 from topnine.pipeline.drawing.texts import shorten
 from topnine.pipeline.errors import InputError
@@ -59,14 +60,14 @@ class Square:
     side: int
     step: int
 
-    def corners(self, crop: int) -> Iterator[tuple[int, int]]:
+    def corners(self, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """Yield top and left of the square at every position, row by row; they can lie outside of the image."""
-        starts = self.starts(crop)
-        return ((top, left) for top in starts for left in starts)
+        height, width = size
+        return product(self.starts(height), self.starts(width))
 
-    def starts(self, crop: int) -> list[int]:
-        """List the square's first pixels along an axis at every position."""
-        starts: list[int] = (square_centres(crop, self.step) - self.side // 2).tolist()
+    def starts(self, length: int) -> list[int]:
+        """List the square's first pixels along an axis of a length at every position."""
+        starts: list[int] = (square_centres(length, self.step) - self.side // 2).tolist()
         return starts
 
 
@@ -93,7 +94,7 @@ class Response:
         Whose probability is followed.
     filter : int
         The one with the largest activation on the unmodified image.
-    projection : ndarray (y, x, rgb) float32
+    projection : ndarray (y, x, channel) float32
         Of that activation, in the window of its patch.
     classes : int
         Of the network.
@@ -104,7 +105,7 @@ class Response:
         Of the class that is followed.
     likely : ndarray (row, column) int64
         The most likely class.
-    covered : ndarray (y, x, rgb) uint8
+    covered : ndarray (y, x, channel) uint8
         The image with the square where the activity is least.
     """
 
@@ -120,8 +121,8 @@ class Response:
     covered: np.ndarray
 
 
-def choose_square(crop: int, side: int | None, step: int | None) -> Square:
-    """Return the square: a quarter of the input, at 28 positions along an axis, unless given.
+def choose_square(size: tuple[int, int], side: int | None, step: int | None) -> Square:
+    """Return the square: a quarter of the input's shorter side, at 28 positions along it, unless given.
 
     Raises
     ------
@@ -130,13 +131,16 @@ def choose_square(crop: int, side: int | None, step: int | None) -> Square:
 
     Examples
     --------
-    >>> choose_square(224, None, None)
+    >>> choose_square((224, 224), None, None)
     Square(side=56, step=8)
     """
-    square = Square(side or max(1, crop // 4), step or max(1, crop // POSITIONS))
+    shortest = min(size)
+    square = Square(side or max(1, shortest // 4), step or max(1, shortest // POSITIONS))
     for name, value in (("--side", square.side), ("--step", square.step)):
-        if value > crop:
-            raise InputError(f"{name} {value} is more than the input's side, {crop} pixels: give a smaller one.")
+        if value > shortest:
+            raise InputError(
+                f"{name} {value} is more than the input's shorter side, {shortest} pixels: give a smaller one."
+            )
     return square
 
 
@@ -157,8 +161,8 @@ def occlusion(
     """
     from topnine.pipeline.drawing import paper, style
 
-    store, layer, crop = Store.open(plan.config.store), plan.layers[-1], plan.config.decode.crop
-    square = choose_square(crop, side, step)
+    store, layer, size = Store.open(plan.config.store), plan.layers[-1], plan.config.decode.size
+    square = choose_square(size, side, step)
     check_ranked(store, plan.fingerprints, layer)
     samples = pick_images(store, keys, RANDOM_IMAGES, plan.config.tile.seed)
     check_touched_shards(plan.dataset, store, pool)
@@ -178,21 +182,23 @@ def occlusion(
     for sample in samples:
         response = responses[sample.image]
         patches = read_other_patches(PatchReader(store, plan.images, pool.threads), layer, sample, response.filter)
-        picture = contrast(response.projection, plan.config.tile.quantile)
-        rows.append(_row(store, sample, response, [picture, *patches]))
-    table = chain.from_iterable(_table(store, s, responses[s.image], square.corners(crop)) for s in samples)
+        shown = [response.projection, *patches, response.covered]
+        projection, *patches, covered = (to_rgb(pixels, plan.config.tile.bands) for pixels in shown)
+        picture = contrast(projection, plan.config.tile.quantile)
+        rows.append(_row(store, sample, response, [covered, picture, *patches]))
+    table = chain.from_iterable(_table(store, s, responses[s.image], square.corners(size)) for s in samples)
     title = (
         f"{plan.config.network.name} · layer {layer.title} ({layer.name}) · "
         f"{plan.dataset.name}, {len(store.images):,} images · "
         f"a grey square of {square.side} pixels, moved by {square.step}"
     )
-    figure = paper.occlusion(title, rows, crop, square.step)
+    figure = paper.occlusion(title, rows, size, square.step)
     style.save(figure, plan.folder / "figures", f"occlusion-layer{quote(layer.title)}", COLUMNS, table)
 
 
 def occlude_image(sample: Sample, task: OccludeTask) -> Response:
     """Run an image with the square at every position (a task); of each, three numbers are kept."""
-    store, crop = Store.open(task.store), task.images.decode.crop
+    store, size = Store.open(task.store), task.images.preparation.size
     (image,) = PatchReader(store, task.images, task.run.threads).read_pixels(np.array([sample.image]))
     activation, row, column, activities, unmodified = run_image(task.run, image, _read_unmodified)
     filter, true = int(activation[0].argmax()), true_class(store, sample, unmodified[0])
@@ -207,16 +213,15 @@ def occlude_image(sample: Sample, task: OccludeTask) -> Response:
         """Cover the image with the square at a corner."""
         return occlude(pixels, *corner, task.square.side)
 
-    starts = task.square.starts(crop)
-    shape = len(starts), len(starts)
+    corners = list(task.square.corners(size))
+    shape = len(task.square.starts(size[0])), len(task.square.starts(size[1]))
     activity, probability, likely = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int64)
     done = 0
-    for part in run_variants(task.run, image, task.square.corners(crop), make, read, abandoned):
+    for part in run_variants(task.run, image, corners, make, read, abandoned):
         responses: tuple[np.ndarray, ...] = (activity, probability, likely)
         for values, of_batch in zip(responses, part, strict=True):
             values.ravel()[done : done + len(of_batch)] = of_batch
         done += len(part[0])
-    top, left = np.unravel_index(activity.argmin(), shape)
     hit = filter, int(row[0, filter]), int(column[0, filter])
     network = load_network(task.run.network, task.run.digest)
     projector = Projector(open_device(task.run.device), network, task.layer, task.rules, task.precision)
@@ -230,7 +235,7 @@ def occlude_image(sample: Sample, task: OccludeTask) -> Response:
         activity,
         probability,
         likely,
-        draw_variants(task.run, image, [(starts[top], starts[left])], make)[0],
+        draw_variants(task.run, image, [corners[activity.argmin()]], make)[0],
     )
 
 
@@ -247,20 +252,20 @@ def read_other_patches(reader: PatchReader, layer: Layer, sample: Sample, filter
     others = np.nonzero((ranking.image[0] >= 0) & (ranking.image[0] != sample.image))[0][:OTHER_PATCHES]
     if not len(others):
         return []
-    boxes = patch_boxes(layer.field, ranking.row[0][others], ranking.column[0][others], reader.images.decode.crop)
+    boxes = patch_boxes(layer.field, ranking.row[0][others], ranking.column[0][others], reader.images.preparation.size)
     return list(cut(reader.read_pixels(ranking.image[0][others]), boxes))
 
 
 def _row(store: Store, sample: Sample, response: Response, pictures: Sequence[np.ndarray]) -> Occluded:
-    """Return a row of the figure; ``pictures`` are the projection and the filter's patches from other images."""
+    """Return a row of the figure; ``pictures`` are the covered image, the projection and the patches from others."""
     from topnine.pipeline.drawing.paper import LABEL_CHARACTERS, Occluded
 
     true, followed = response.true, shorten(response.true.name, LABEL_CHARACTERS)
     return Occluded(
         title=f"{shorten(sample.key, 30)}\n{'class' if true.source == 'label' else 'most likely'}: {followed}",
-        covered=response.covered,
-        projection=pictures[0],
-        patches=pictures[1:],
+        covered=pictures[0],
+        projection=pictures[1],
+        patches=pictures[2:],
         filter=f"filter {response.filter}",
         followed=f"class {followed}" if followed.isdigit() else followed,
         activity=response.activity,

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from topnine.pipeline.data.dataset import find_dataset
-from topnine.pipeline.data.decode import open_image
+from topnine.pipeline.data.decoding.decode import open_image
 from topnine.pipeline.data.entry import Dataset
 from topnine.pipeline.data.keys import unique_keys
 from topnine.pipeline.data.labels import Classes, assign

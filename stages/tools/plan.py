@@ -15,6 +15,7 @@ from topnine.pipeline.compute.activations import BlockResult, MiningSettings, jo
 from topnine.pipeline.compute.devices import open_device
 from topnine.pipeline.compute.patches import patch_size
 from topnine.pipeline.compute.projections import make_projections, ranked_images
+from topnine.pipeline.data.decoding.preparation import Preparation
 from topnine.pipeline.data.images import ImageRecord
 from topnine.pipeline.data.listing import Index, check_complete
 from topnine.pipeline.data.reader import list_dataset
@@ -112,7 +113,7 @@ def estimate(plan: Plan) -> Estimate:
     check_complete(index, plan.config.data.on_incomplete)
     listed = time.perf_counter() - began
     images, block, cluster = len(index), plan.config.mine.block, plan.config.cluster
-    sizes = [_layer_bytes(layer, images, plan.config.decode.crop) for layer in plan.layers]
+    sizes = [_layer_bytes(layer, images, plan.preparation) for layer in plan.layers]
     here = cluster.kind == "inline" or cluster.device == "cpu"
     device = open_device(cluster.device).name if here else f"{cluster.device} of the workers"
     calibration = Calibration(0)
@@ -267,8 +268,8 @@ def describe_probe(layer: Layer) -> Iterator[str]:
             yield f"{label}: {', '.join(names)}"
 
 
-def _layer_bytes(layer: Layer, images: int, crop: int) -> int:
-    height, width = patch_size(layer.field, crop)
+def _layer_bytes(layer: Layer, images: int, preparation: Preparation) -> int:
+    height, width = patch_size(layer.field, preparation.size)
     mined = images * layer.filters * (4 + 2 + 2)
     projected = layer.filters * RANKS * height * width * 3 * (4 + 1)
     return mined + projected

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tests.benchmarks.measure import Row, in_turn, reported
-from topnine.pipeline.data.decode import open_image
+from topnine.pipeline.data.decoding.decode import open_image
 
 Decoder = Callable[[bytes], np.ndarray]
 

@@ -34,7 +34,7 @@ from topnine.pipeline.compute import activations, projections
 from topnine.pipeline.compute.activations import Forward
 from topnine.pipeline.compute.devices import open_device
 from topnine.pipeline.data import photos
-from topnine.pipeline.data.decode import Decoded
+from topnine.pipeline.data.decoding.decode import Decoded
 from topnine.pipeline.data.images import ImageReader
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.network.taps import read_taps
@@ -129,7 +129,7 @@ def forward_rate(plan: Plan, batch: int) -> float:
     device, layer, precision = open_device(plan.config.cluster.device), plan.layers[0], plan.config.mine.precision
     module = device.place(plan.network.module)
     kind, half = device.name.split(":")[0], {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
-    pixels = torch.randn(batch, 3, plan.config.decode.crop, plan.config.decode.crop, device=device.name)
+    pixels = torch.randn(batch, 3, *plan.preparation.size, device=device.name)
 
     def run(times: int) -> None:
         for _ in range(times):

@@ -25,7 +25,7 @@ from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.compute.activations import BlockResult, Forward, image_columns
 from topnine.pipeline.compute.devices import open_device
 from topnine.pipeline.config.clusters import InlineCluster
-from topnine.pipeline.data.decode import Decoded, decode
+from topnine.pipeline.data.decoding.decode import Decoded, decode
 from topnine.pipeline.data.reader import list_images, open_reader
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.network.taps import read_taps, spatial_maximum
@@ -89,11 +89,10 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 def decode_all(plan: Plan, threads: int) -> list[Decoded]:
     """Decode every image."""
-    size = plan.config.decode
     with open_reader(plan.dataset) as reader:
 
         def read(position: tuple[int, int, int, str]) -> Decoded:
-            return decode(reader.read(*position), size.resize, size.crop)
+            return decode(reader.read(*position), plan.preparation)
 
         shards = enumerate(plan.dataset.shards)
         positions = [(number, e.offset, e.size, e.key) for number, shard in shards for e in list_images(shard)]

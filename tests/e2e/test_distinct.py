@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import plan_run, run_stages
-from topnine.pipeline.data.decode import difference_hash
+from topnine.pipeline.data.decoding.decode import difference_hash
 from topnine.pipeline.store.store import Store
 from topnine.stages import rank as stage
 from topnine.stages.tools.verify import verify

@@ -17,9 +17,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests.conftest import REPOSITORY, encode, noise, run_stages, write_tar
+from tests.conftest import decode_at as decode
 from tests.e2e.test_commands import topnine
 from topnine.pipeline.data.dataset import find_dataset
-from topnine.pipeline.data.decode import decode
 from topnine.pipeline.data.reader import list_images
 from topnine.pipeline.errors import DecodeError, InputError, WorkError
 from topnine.pipeline.store.store import Store
@@ -58,7 +58,11 @@ def test_every_mode_of_png(mode):
 
 def test_sixteen_bits_are_scaled_not_clipped():
     grey = np.asarray(SMOOTH.convert("L")).astype(np.uint16)
-    assert difference(saved(Image.fromarray(grey * 257), "PNG"), SMOOTH.convert("L")) < 1
+    data = saved(Image.fromarray(grey * 257), "PNG")
+    with pytest.raises(DecodeError, match=r"values of more than 8 bits: data\.range says which"):
+        decode(data, 96, 96)
+    found = decode(data, 96, 96, range=((0, 65535),)).pixels
+    assert np.array_equal(found, decode(saved(SMOOTH.convert("L"), "PNG"), 96, 96).pixels)
 
 
 def test_orientation_in_exif_is_ignored():
@@ -87,7 +91,7 @@ def bomb(width: int, height: int) -> bytes:
 
 def test_a_bomb_is_refused_before_its_pixels_are_allocated():
     script = (
-        "import sys; from topnine.pipeline.data.decode import decode; from topnine.pipeline.errors import DecodeError\n"
+        "import sys; from tests.conftest import decode_at as decode; from topnine.pipeline.errors import DecodeError\n"
         "from tests.conftest import peak_kib\n"
         "data = sys.stdin.buffer.read(); before = peak_kib()\n"
         "try: decode(data, 256, 224, int(sys.argv[1]))\n"

@@ -129,7 +129,7 @@ HOSTILE = {
     "shards of numbers": lambda s: change(s / "zarr.json", dataset_shards="[1, 2]"),
     "no shards": lambda s: change(s / "zarr.json", dataset_shards="[]"),
     "classes of lists": lambda s: change(s / "zarr.json", dataset_classes="[[]]"),
-    "crop of 0": lambda s: change(s / "zarr.json", preprocessing_crop=0),
+    "size of 0": lambda s: change(s / "zarr.json", preprocessing_size=[0, 0]),
     "configuration is a list": lambda s: change(s / "zarr.json", configuration="[]"),
     "configuration of lists": lambda s: change(s / "zarr.json", configuration='{"data": [], "network": 3}'),
     "layer is a list": lambda s: (s / LAYER).write_text("[1, 2]"),

@@ -567,7 +567,7 @@ def test_the_store_lists_every_array():
     listed = {name for line in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in SPAN.findall(line)}
     arrays = [
         schema.index_arrays(1), schema.image_arrays(1, 1), schema.mined_arrays(1, 1, 1, 1, 1), schema.ranked_arrays(1),
-        schema.patch_arrays(1, 1, 1), schema.statistics_arrays(1, ["cat"]), schema.layer_arrays(1),
+        schema.patch_arrays(1, 1, 1, 3), schema.statistics_arrays(1, ["cat"]), schema.layer_arrays(1),
     ]  # fmt: skip
     assert {name for group in arrays for name in group} <= listed
 

@@ -12,7 +12,7 @@ import zarr
 
 from tests.conftest import plan_run, run_stages, write_tar
 from topnine import open_run
-from topnine.pipeline.data.decode import Geometry
+from topnine.pipeline.data.decoding.preparation import Geometry
 from topnine.pipeline.store import schema
 from topnine.pipeline.store.store import Store
 
@@ -105,7 +105,7 @@ def test_source_boxes_are_the_boxes_in_the_source_image(tree):
                     assert np.isnan(found).all()
                     continue
                 size = int(images.source_height[image]), int(images.source_width[image])
-                geometry = Geometry(*size, resize=tree.attrs["preprocessing_resize"], crop=96)
+                geometry = Geometry(*size, resize=tree.attrs["preprocessing_resize"], size=(96, 96))
                 wanted = geometry.to_source(*layer.box.values[filter, rank].tolist())
                 assert np.allclose(found, wanted, rtol=1e-6)
                 assert (found >= -0.5).all()

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.conftest import decode_at as decode
 from tests.conftest import peak_kib, write_tar
 from topnine.pipeline.data import photos
 from topnine.pipeline.data.dataset import find_dataset
-from topnine.pipeline.data.decode import decode
 from topnine.pipeline.data.entry import Dataset, Shard
 from topnine.pipeline.data.keys import unique_keys
 from topnine.pipeline.data.listing import join

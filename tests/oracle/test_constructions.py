@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.conftest import decode_at as decode
 from tests.conftest import encode, normalised, run_stages, write_tar
 from tests.oracle.constructions import CONSTRUCTIONS, Construction, Form, Net, of_kind, open_weights, read_map
-from topnine.pipeline.data.decode import decode
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.network.architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture
 from topnine.pipeline.store.store import Store

@@ -8,7 +8,7 @@ from tests.conftest import run_stages, write_tar
 from tests.oracle.chains import run_up
 from topnine.pipeline.compute.doubles import copy_in_double
 from topnine.pipeline.compute.patches import patch_size
-from topnine.pipeline.data.decode import decode
+from topnine.pipeline.data.decoding.decode import decode
 from topnine.pipeline.data.reader import list_images, open_reader
 from topnine.pipeline.store.store import Store
 from topnine.stages.deconvolve import DeconvolveTask, deconvolve_filters
@@ -32,10 +32,11 @@ def pixels_of(plan):
         torch.tensor(values, dtype=torch.float64)
         for values in (plan.network.architecture.mean, plan.network.architecture.std)
     )
-    size = plan.config.decode.resize, plan.config.decode.crop
     with open_reader(plan.dataset) as reader:
         entries = list_images(plan.dataset.shards[0])
-        images = [decode(reader.read(0, entry.offset, entry.size, entry.key), *size).pixels for entry in entries]
+        images = [
+            decode(reader.read(0, entry.offset, entry.size, entry.key), plan.preparation).pixels for entry in entries
+        ]
     pixels = torch.from_numpy(np.stack(images)).double() / 255
     return ((pixels - mean) / std).permute(0, 3, 1, 2).contiguous()
 
@@ -91,7 +92,7 @@ def test_every_hit_is_that_of_the_network_run_down_by_hand(
     run_stages(plan, "index", "mine", "rank")
     store = Store.open(plan.config.store, write=True)
     for layer in plan.layers:
-        store.layer(layer.name).create_patches(*patch_size(layer.field, plan.config.decode.crop))
+        store.layer(layer.name).create_patches(*patch_size(layer.field, plan.preparation.size), 3)
         deconvolve_filters(filters, DeconvolveTask(store.access, projection_settings(plan, layer, 2)))
         check_projections(plan, layer, filters)
 

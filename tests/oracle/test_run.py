@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import decode_at as decode
 from tests.conftest import normalised, run_stages, write_tar
 from tests.oracle.chains import run_all, run_up
 from topnine.pipeline.compute.patches import patch_size
-from topnine.pipeline.data.decode import decode
 from topnine.pipeline.data.reader import list_images, open_reader
 from topnine.pipeline.store.store import Store
 from topnine.stages.deconvolve import DeconvolveTask, deconvolve_filters
@@ -41,7 +41,7 @@ def single_images(plan):
                 yield None
                 continue
             data = reader.read(0, entry.offset, entry.size, entry.key)
-            pixels = torch.from_numpy(decode(data, plan.config.decode.resize, plan.config.decode.crop).pixels.copy())
+            pixels = torch.from_numpy(decode(data, plan.config.decode.resize, plan.preparation.size).pixels.copy())
             yield normalised(pixels[None], plan.network.architecture)
 
 
@@ -115,7 +115,7 @@ def check_ranking(store, layer):
 
 
 def check_projections(store, plan, layer, name, images):
-    store.layer(layer.name).create_patches(*patch_size(layer.field, plan.config.decode.crop))
+    store.layer(layer.name).create_patches(*patch_size(layer.field, plan.preparation.size), 3)
     deconvolve_filters(range(FILTERS), DeconvolveTask(store.access, projection_settings(plan, layer, 2)))
     filters = slice(0, FILTERS)
     ranking = store.layer(layer.name).read_ranking(filters)

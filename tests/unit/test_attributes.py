@@ -13,7 +13,7 @@ from topnine.pipeline.store.attributes import read_fingerprints, read_layer, rea
 ROOT = {
     "dataset": {"name": "six", "shards": [{"name": "a.tar", "size": 3, "modified": 1.5}], "classes": []},
     "network": {"name": "tiny_zfnet", "weights": "sha256:00"},
-    "preprocessing": {"resize": 96, "crop": 96, "filter": "bilinear", "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]},
+    "preprocessing": {"resize": 96, "size": [96, 96], "filter": "bilinear", "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]},
     "versions": {"zarr": "3"},
     "configuration": {"mine": {"layers": "5", "nothing": None, "flags": [True]}},
     "fingerprints": {"index": {"data": "x"}},
@@ -42,9 +42,9 @@ def test_attributes_are_read_as_they_were_and_are_no_structures_meanwhile(attrib
 
 def test_what_a_scientist_reads_needs_no_json():
     stored = store_attributes({**ROOT, **LAYER})
-    assert (stored["network_name"], stored["preprocessing_crop"], stored["receptive_field_size"]) == (
+    assert (stored["network_name"], stored["preprocessing_size"], stored["receptive_field_size"]) == (
         "tiny_zfnet",
-        96,
+        [96, 96],
         3,
     )
 

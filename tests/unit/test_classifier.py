@@ -54,7 +54,7 @@ def test_probabilities_are_not_made_probabilities_twice():
 
 
 def test_a_classifier_of_another_input_size_is_a_sentence_with_a_remedy():
-    with pytest.raises(InputError, match=r"does not take an input of 160×160 pixels .* decode\.crop"):
+    with pytest.raises(InputError, match=r"does not take an input of 160×160 pixels .* decode\.size"):
         find_classifier(trace_shapes("zfnet", 160, 160))
 
 

@@ -43,7 +43,7 @@ def test_a_cluster_file_takes_the_place_of_the_cluster_table(tmp_path):
         ("mine.blok", "3", "mine.blok is not a key of the configuration"),
         ("mine.block", '"x"', "mine.block = 'x' does not fit"),
         ("mine.block", "0", "mine.block = 0 does not fit"),
-        ("decode.crop", "300", "decode.crop = 300 is larger than decode.resize = 96"),
+        ("decode.resize", "90", "decode.size = 96 is larger than decode.resize = 90"),
         ("network.name.x", "1", "network.name.x is not a key"),
         ("deconvolve.rule", "relu", "deconvolve.rule = 'relu' does not fit"),
         ("cluster.kind", "loca", "cluster.kind = 'loca' does not fit"),

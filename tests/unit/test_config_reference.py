@@ -98,7 +98,7 @@ def test_choices_and_bounds_are_listed():
     assert ROWS["`[mine]`", "batch"][0] == "whole number, ≥ 1, ≤ 65,536"
     assert ROWS["`[tile]`", "quantile"][0] == "number, > 0, ≤ 1"
     assert ROWS["`[tile]`", "seed"][0] == "whole number, ≥ 0, < 2^63"
-    assert ROWS["`[network]`", "mean"][:2] == ["three numbers", "unset"]
+    assert ROWS["`[network]`", "mean"][:2] == ["list of numbers", "unset"]
     assert ROWS["`[network]`", "layers"][:2] == ["table of texts", "`{}`"]
     assert ROWS['`[cluster]` with `kind = "local"`', "minimum"][0] == "whole number, ≥ 0, ≤ 10,000"
     assert ROWS["Outside of any table", "store"][1] == "`runs/<file name>.zarr`"

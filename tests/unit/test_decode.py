@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
+from tests.conftest import decode_at as decode
 from tests.conftest import encode, noise
-from topnine.pipeline.data.decode import Geometry, decode
+from topnine.pipeline.data.decoding.preparation import Geometry
 from topnine.pipeline.errors import DecodeError
 
 SIZES = [(375, 500), (500, 375), (256, 256), (224, 300), (100, 900), (301, 257), (97, 96)]
@@ -77,7 +78,7 @@ def test_an_image_of_the_wanted_size_is_not_resampled():
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_the_way_back_leads_to_where_the_pixels_were(height, width):
-    geometry = Geometry(height, width, resize=64, crop=48)
+    geometry = Geometry(height, width, resize=64, size=(48, 48))
     bright = np.zeros((height, width, 3), np.uint8)
     top, left, bottom, right = (round(edge) for edge in geometry.to_source(10, 20, 30, 40))
     bright[top:bottom, left:right] = 255

@@ -97,7 +97,7 @@ def test_a_network_that_casts_inside_is_refused_by_name(planned, shard, name):
         deconvolve__precision="float64",
     )  # fmt: skip
     with pytest.raises(InputError, match=rf'{name} cannot be run in float64 .*deconvolve.precision = "float32"'):
-        check_double(plan.network, plan.layers, 32)
+        check_double(plan.network, plan.layers, (32, 32, 3))
     if name == "casts_in_the_open":
         with pytest.raises(InputError, match=rf"{name} cannot be run in float64"):
             run_stages(plan, "index", "mine", "rank", "deconvolve")
@@ -113,7 +113,7 @@ def test_another_precision_has_only_deconvolve_done_again(tmp_path, shard):
     stale = {stage: find_stale(store, again.fingerprints, stage, again.layers) for stage in ("rank", "statistics")}
     assert stale == {"rank": [], "statistics": []}
     assert find_stale(store, again.fingerprints, "deconvolve", again.layers) == list(again.layers)
-    check_double(again.network, again.layers, again.config.decode.crop)
+    check_double(again.network, again.layers, again.preparation.shape)
     run_stages(again, "deconvolve")
     for layer in again.layers:
         assert store.fingerprint("deconvolve", layer.name)["deconvolve.precision"] == "float64"

@@ -1,17 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tests.conftest import decode_at as decode
 from tests.conftest import encode, noise, write_tar
-from topnine.pipeline.config.sections import DecodeConfig
-from topnine.pipeline.data import decode as decoding
 from topnine.pipeline.data.dataset import find_dataset
-from topnine.pipeline.data.decode import decode
+from topnine.pipeline.data.decoding import decode as decoding
+from topnine.pipeline.data.decoding.preparation import Preparation
 from topnine.pipeline.data.images import ImageRecord, ImageSource, Look
 from topnine.pipeline.data.reader import list_images
 from topnine.pipeline.errors import DecodeError, WorkError
 
 IMAGES = [encode(noise(i, 40 + i, 50)) for i in range(12)]
-CONFIG = DecodeConfig(resize=32, crop=24, interpolation="bilinear", fit="crop")
+CONFIG = Preparation(32, (24, 24))
 
 
 def open_tar(folder, images=IMAGES, config=CONFIG, max_pixels=10_000):
@@ -19,7 +21,7 @@ def open_tar(folder, images=IMAGES, config=CONFIG, max_pixels=10_000):
     dataset = find_dataset(str(write_tar(folder / "a.tar", [(f"{i}.png", data) for i, data in enumerate(images)])))
     entries = list_images(dataset.shards[0])
     records = [ImageRecord(0, entry.offset, entry.size, entry.key, entry.damage) for entry in entries]
-    return ImageSource(dataset, config, max_pixels), records
+    return ImageSource(dataset, replace(config, max_pixels=max_pixels)), records
 
 
 def test_images_are_decoded_as_configured(tmp_path):
@@ -35,9 +37,7 @@ def test_fast_decoding_is_passed_on(tmp_path):
     data = encode(np.asarray(noise(1, 200, 200)), "JPEG")
     pixels = {}
     for fast in (False, True):
-        source, (record,) = open_tar(
-            tmp_path, [data], DecodeConfig(resize=32, crop=24, interpolation="bilinear", fit="crop", fast=fast), 40_000
-        )
+        source, (record,) = open_tar(tmp_path, [data], replace(CONFIG, fast=fast), 40_000)
         with source.open() as reader:
             pixels[fast] = reader.decode(record).pixels
         assert np.array_equal(pixels[fast], decode(data, 32, 24, fast=fast).pixels)

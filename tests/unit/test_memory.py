@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY, encode, noise
-from topnine.pipeline.data import decode as module
-from topnine.pipeline.data.decode import decode
+from tests.conftest import decode_at as decode
+from topnine.pipeline.data.decoding import decode as module
 from topnine.pipeline.errors import DecodeError
 
 # Limits the address space to what is taken and some MiB more, decodes, and says what came of it.
@@ -18,7 +18,7 @@ SCRIPT = """
 import io, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
-from topnine.pipeline.data.decode import decode
+from tests.conftest import decode_at as decode
 from topnine.pipeline.errors import DecodeError
 spare, form, side, threads, cut = sys.argv[1:]
 buffer = io.BytesIO()
@@ -77,8 +77,9 @@ def test_the_size_of_a_webp_is_read_without_its_decoder(options):
     buffer = io.BytesIO()
     Image.fromarray(noise(1, 30, 50)).save(buffer, "WEBP", **options)
     assert module._webp_size(buffer.getvalue()) == (50, 30)
-    assert module._count_pixels(buffer.getvalue(), 1500) == 1500
-    assert module._count_pixels(buffer.getvalue(), 1499) == 0
+    pixels = 1500 * module.BYTES_A_PIXEL
+    assert module._count_bytes(buffer.getvalue(), 1500) == module.SPARE_BYTES + pixels
+    assert module._count_bytes(buffer.getvalue(), 1499) == module.SPARE_BYTES
 
 
 def test_an_error_that_does_not_come_again_is_none(monkeypatch):

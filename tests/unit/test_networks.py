@@ -4,10 +4,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from tests.conftest import decode_at as decode
 from tests.conftest import normalised
 from topnine.pipeline.config.sections import NetworkConfig
 from topnine.pipeline.data.dataset import find_dataset
-from topnine.pipeline.data.decode import decode
 from topnine.pipeline.data.reader import list_images, open_reader
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.network.architectures.tiny_zfnet import TinyZFNet

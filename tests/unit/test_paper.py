@@ -33,13 +33,13 @@ def occluded(classes):
     [(1, ["class 0"]), (10, [f"class {n}" for n in range(10)]), (13, [*(f"class {n}" for n in range(10)), "3 more"])],
 )
 def test_the_legend_names_the_most_frequent_classes(classes, labels):
-    figure = paper.occlusion("title", [occluded(classes)], 96, 8)
+    figure = paper.occlusion("title", [occluded(classes)], (96, 96), 8)
     (legend,) = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
     assert [text.get_text() for text in legend.get_texts()] == labels
 
 
 def test_maps_lie_over_the_image_they_are_of():
-    figure = paper.occlusion("title", [occluded(2)], 96, 8)
+    figure = paper.occlusion("title", [occluded(2)], (96, 96), 8)
     for axes in (figure.axes[i] for i in (1, 3, 4)):
         assert axes.images[0].get_extent() == [0, 96, 96, 0]
         assert (axes.get_xlim(), axes.get_ylim()) == ((0, 96), (96, 0))
@@ -61,7 +61,7 @@ def test_a_dead_cell_of_evolution_is_blank():
 
 def test_long_names_of_classes_lose_their_middle():
     row = replace(occluded(1), names={0: "a class whose name is too long for a legend"})
-    (legend,) = [axes.get_legend() for axes in paper.occlusion("title", [row], 96, 8).axes if axes.get_legend()]
+    (legend,) = [axes.get_legend() for axes in paper.occlusion("title", [row], (96, 96), 8).axes if axes.get_legend()]
     assert [text.get_text() for text in legend.get_texts()] == ["a class whos…or a legend"]
 
 
@@ -109,4 +109,4 @@ def test_a_figure_too_large_to_draw_is_one_sentence(filters, checkpoints, size):
 def test_the_largest_figures_can_be_drawn_and_too_many_images_cannot():
     paper.check_evolution(filters=269, checkpoints=290)
     with pytest.raises(InputError, match="name fewer --images"):
-        paper.occlusion("title", [occluded(1)] * 133, 96, 8)
+        paper.occlusion("title", [occluded(1)] * 133, (96, 96), 8)

@@ -17,6 +17,7 @@ from topnine.pipeline.network.registry import ARCHITECTURES
 from topnine.pipeline.network.tracing.recording import record
 
 SIDE = 32
+SHAPE = (SIDE, SIDE, 3)
 GREEN = ARCHITECTURES["alexnet"]
 
 
@@ -24,7 +25,7 @@ def probed(*modules, layer="last"):
     torch.manual_seed(0)
     network = nn.Sequential(*(module if isinstance(module, nn.Module) else Calls(module) for module in modules))
     network = network.eval().requires_grad_(False)
-    pixels = probe_pixels(reference_images(SIDE)[:1], GREEN, SIDE)
+    pixels = probe_pixels(reference_images(SHAPE)[:1], GREEN, SHAPE)
     recording = record(network, pixels[:1])
     layers = find_layers(recording.graph, {"last": str(len(modules) - 1)}, layer)
     return probe(network, recording, layers, pixels)[0]
@@ -173,7 +174,7 @@ def test_a_layer_is_restored_from_what_a_store_recorded_of_it():
 
 
 def test_a_network_is_known_again_by_what_it_gives_on_a_fixed_input():
-    assert np.array_equal(reference_images(20), reference_images(20))
+    assert np.array_equal(reference_images((20, 30, 3)), reference_images((20, 30, 3)))
     recorded = {"a": tuple(np.random.default_rng(0).random(200).tolist())}
     assert find_difference(recorded, recorded, "float32") == ""
     changed = {"a": (recorded["a"][0] + 0.001, *recorded["a"][1:])}

@@ -19,7 +19,7 @@ GROUPS = {
     | schema.mined_arrays(20, 6, 64, 48, 48)
     | schema.ranked_arrays(64)
     | schema.statistics_arrays(64, CLASSES)
-    | schema.patch_arrays(64, 7, 9),
+    | schema.patch_arrays(64, 7, 9, 3),
     "progress": schema.marker_arrays(4, {}),
 }
 ARRAYS = {f"{group}/{name}": spec for group, arrays in GROUPS.items() for name, spec in arrays.items()}

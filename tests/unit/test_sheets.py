@@ -93,7 +93,7 @@ def test_a_grid_is_as_near_to_a_square_as_it_can_be(count, columns):
 def test_first_filters_show_every_filter_with_a_contrast_of_its_own():
     weights = np.random.default_rng(0).standard_normal((10, 3, 7, 7)).astype(np.float32)
     weights *= np.arange(1, 11, dtype=np.float32).reshape(10, 1, 1, 1)
-    picture = np.asarray(first_filters(weights, "t"))
+    picture = np.asarray(first_filters(weights.transpose(0, 2, 3, 1), "t"))
     for filter in weights:
         drawn = contrast(filter.transpose(1, 2, 0), 1.0).repeat(7, axis=0).repeat(7, axis=1)
         assert len(find(picture, drawn)) == 1

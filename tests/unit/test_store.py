@@ -76,7 +76,7 @@ def test_attributes_tell_how_it_was_made(plan):
     assert (attributes["topnine_schema"], attributes["images"], attributes["block"]) == (3, 8, 3)
     assert attributes["network"] == {"name": "tiny_zfnet", "weights": plan.network.digest}
     assert attributes["dataset"]["shards"][0]["name"] == "a.tar"
-    assert attributes["preprocessing"]["crop"] == 96
+    assert attributes["preprocessing"]["size"] == [96, 96]
     assert attributes["versions"].keys() >= {"topnine", "torch", "pillow"}
     assert not (Path(plan.config.store) / "zarr.json").read_text().count('consolidated_metadata": {')
 
@@ -143,7 +143,7 @@ def test_stages_are_redone_only_when_their_settings_change(plan, planned, shard)
     [
         ({"mine__block": 4}, "mine.block = 3, this run has 4"),
         ({"mine__batch": 4}, "mine.batch = 32, this run has 4"),
-        ({"decode__crop": 88}, "decode.crop = 96, this run has 88"),
+        ({"decode__crop": 88}, "decode.resize = 96, this run has 88"),
         ({"network__weights": "random"}, "network.weights = "),
         ({"data__path": "photos"}, "data = 1 shards"),
     ],

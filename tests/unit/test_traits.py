@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from topnine.pipeline.compute.traits import HitDescriber
-from topnine.pipeline.config.sections import DecodeConfig
-from topnine.pipeline.data.decode import Geometry
+from topnine.pipeline.data.decoding.preparation import Geometry, Preparation
 from topnine.pipeline.network.receptive_field import Axis, ReceptiveField
 from topnine.pipeline.ranking.distinct import DistinctRule, digest
 
@@ -20,7 +19,7 @@ def describe(by, image, row, column):
         return [values[ids] for values in (KEYS, LOOK, HEIGHT, WIDTH)]
 
     asked = []
-    decode = DecodeConfig(resize=96, crop=CROP, fit="crop")
+    decode = Preparation(96, (CROP, CROP))
     rule = DistinctRule(by, r"(.+?)[-_.]\d[-_.\d]*", 10)
     traits = HitDescriber(rule, decode, FIELD).describe(read_columns, *map(np.array, (image, row, column)))
     assert len(asked) == 1
@@ -52,7 +51,7 @@ def test_boxes_are_in_pixels_of_the_photograph():
     for i, r, c, box in zip(image, row, column, traits.box.tolist(), strict=True):
         height, width = max(1, int(HEIGHT[i])), max(1, int(WIDTH[i]))
         scale, tile_row, tile_column = grid.get(i, (1, 0, 0))
-        geometry = Geometry(height, width, 96, CROP)
+        geometry = Geometry(height, width, 96, (CROP, CROP))
         top, left, bottom, right = geometry.to_source(*FIELD.window(r, c, CROP, CROP))
         y, x = tile_row * HEIGHT[i], tile_column * WIDTH[i]
         wanted = np.array([top + y, left + x, bottom + y, right + x]) * scale

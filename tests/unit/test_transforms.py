@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torchvision.models import get_model_weights, squeezenet1_1
 
+from tests.conftest import decode_at as decode
 from tests.conftest import encode, noise, plan_run, run_stages, write_tar
 from topnine.pipeline.cluster.kinds import connect
 from topnine.pipeline.config.sections import DataConfig, DecodeConfig, NetworkConfig, RunConfig
-from topnine.pipeline.data.decode import decode
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.network.registry import ARCHITECTURES, complete_decoding, find_architecture
 from topnine.pipeline.store.store import Store
@@ -58,8 +58,8 @@ def test_every_network_of_torchvision_has_its_transforms():
     assert len({name for name, _, _ in WEIGHTS}) == len(ARCHITECTURES) - len(OWN)
     for name, weights, wanted in WEIGHTS:
         config = completed(name, weights)
-        found = (config.decode.crop, config.decode.resize, config.decode.interpolation)
-        assert found == (wanted.crop_size[0], wanted.resize_size[0], wanted.interpolation.value), (name, weights)
+        found = (config.decode.size, config.decode.resize, config.decode.interpolation)
+        assert found == ((wanted.crop_size[0],) * 2, wanted.resize_size[0], wanted.interpolation.value), (name, weights)
         architecture = find_architecture(config.network)
         if name in FROM_MINUS_ONE:
             assert architecture.mean == architecture.std == (0.5, 0.5, 0.5)
@@ -78,7 +78,7 @@ def test_pixels_are_torchvisions(name, weights, wanted):
     mean, std = (torch.tensor(values)[:, None, None] for values in (wanted.mean, wanted.std))
     for pixels in PICTURES:
         expected = (wanted(Image.fromarray(pixels)) * std + mean) * 255
-        found = decode(encode(pixels), config.resize, config.crop, interpolation=config.interpolation).pixels
+        found = decode(encode(pixels), config.resize, config.size[0], interpolation=config.interpolation).pixels
         difference = np.abs(expected.numpy().transpose(1, 2, 0) - found).round()
         assert difference.max() == 0, pixels.shape
 
@@ -88,14 +88,20 @@ def test_a_configuration_overrides_each():
         update={"resize": 300}
     )
     assert completed("efficientnet_b0", interpolation="lanczos").decode.interpolation == "lanczos"
-    assert completed("efficientnet_b0", crop=96).decode.crop == 96
-    with pytest.raises(InputError, match=r"decode.crop = 300 is larger than decode.resize = 256 \(resnet18's own"):
-        completed("resnet18", crop=300)
+    assert completed("efficientnet_b0", size=96, resize=100).decode.size == (96, 96)
+    for size in (96, (192, 640)):  # the image just fills an input of another size
+        assert completed("efficientnet_b0", size=size).decode.resize == size
+    with pytest.raises(InputError, match=r"decode\.size = 224 is larger than decode\.resize = 100: give a larger"):
+        completed("resnet18", resize=100)
 
 
-def test_borders_have_the_networks_mean_and_a_colour_needs_borders():
-    assert completed("resnet18", fit="pad").decode.fill == (124, 116, 104)
-    assert completed("resnet18", fit="pad", fill=(0, 0, 0)).decode.fill == (0, 0, 0)
+def test_borders_have_the_networks_mean_and_a_colour_needs_borders(tmp_path):
+    data = write_tar(tmp_path / "data/a.tar", [("a.png", encode(noise(0)))]).parent
+    assert plan_run(tmp_path / "a", data__path=data, decode__fit="pad").config.decode.fill == (124, 116, 104)
+    own = plan_run(tmp_path / "b", data__path=data, decode__fit="pad", decode__fill=[0, 9, 0])
+    assert own.config.decode.fill == (0, 9, 0)
+    with pytest.raises(InputError, match=r"decode\.fill is that of 1 channels, and the network takes 3"):
+        plan_run(tmp_path / "c", data__path=data, decode__fit="pad", decode__fill=[9])
     with pytest.raises(InputError, match=r"decode\.fill is the colour of the borders of decode\.fit = 'pad'"):
         completed("resnet18", fill=(0, 0, 0))
 

@@ -82,10 +82,10 @@ def probe(module: nn.Module, recording: Recording, layers: Sequence[Layer], pixe
     return tuple(_measure(module, layer, noise) for layer in placed)
 
 
-def probe_pixels(images: np.ndarray, architecture: Architecture, crop: int) -> Tensor:
-    """Return the inputs (image, rgb, y, x) of the probe: images (image, y, x, rgb) uint8 of the data, then noise."""
-    rows = normalisation_rows(architecture, crop)
-    images = np.concatenate([images[:SAMPLED_IMAGES], reference_images(crop)])[: SAMPLED_IMAGES + 1]
+def probe_pixels(images: np.ndarray, architecture: Architecture, shape: tuple[int, int, int]) -> Tensor:
+    """Return the inputs (image, channel, y, x) of the probe: images (image, y, x, channel) of the data, then noise."""
+    rows = normalisation_rows(architecture, *shape[1:])
+    images = np.concatenate([images[:SAMPLED_IMAGES], reference_images(shape)])[: SAMPLED_IMAGES + 1]
     return normalise(*(torch.from_numpy(array) for array in (images, *rows)))
 
 

@@ -18,12 +18,13 @@ TOLERANCE = {"float32": 1e-4, "tf32": 0.015, "bfloat16": 0.1, "float16": 0.015}
 References = Mapping[str, tuple[float, ...]]
 
 
-def reference_images(crop: int) -> np.ndarray:
-    """Return the fixed input (image, y, x, rgb) uint8, of a side in pixels: seeded noise, coarse and fine."""
+def reference_images(shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the fixed input (image, y, x, channel) uint8 of a shape (y, x, channel): seeded noise, coarse and fine."""
+    height, width, channels = shape
     random = np.random.default_rng(SEED)
-    fine = random.integers(0, 256, (IMAGES, crop, crop, 3))
-    coarse = random.integers(0, 256, (IMAGES, -(-crop // 8), -(-crop // 8), 3)).repeat(8, 1).repeat(8, 2)
-    return ((fine + 3 * coarse[:, :crop, :crop]) // 4).astype(np.uint8)
+    fine = random.integers(0, 256, (IMAGES, *shape))
+    coarse = random.integers(0, 256, (IMAGES, -(-height // 8), -(-width // 8), channels)).repeat(8, 1).repeat(8, 2)
+    return ((fine + 3 * coarse[:, :height, :width]) // 4).astype(np.uint8)
 
 
 def find_difference(recorded: References, now: References, precision: str) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from ...errors import InputError
 from ...files import File, OpenFile, is_url, iterate_folder, printable, read_text
-from ..entry import IMAGE_SUFFIXES, Shard
+from ..entry import ARRAY_SUFFIX, IMAGE_SUFFIXES, Shard
 from ..kept import Kept
 from ..keys import fits
-from ..listing import Listing, ListingBuilder, TextsBuilder
+from ..listing import Listing, ListingBuilder, Parts, TextsBuilder
 
 FIRST = "\x01"  # sorts a folder's own files before those of the folders in it
 
@@ -31,7 +32,7 @@ def list_images(shard: Shard) -> Listing:
         folder = str(PurePosixPath(shard.class_name) / name.parent) if shard.class_name else "."
         class_name = shard.class_name or classes.get(name.name, "")
         images.add(name.stem, folder, number, files.size(number), class_name=class_name)
-    return images.finish()
+    return replace(images.finish(), parts=files.parts)
 
 
 def open_shard(shard: Shard, _: Kept) -> OpenFolder:
@@ -47,9 +48,12 @@ def describe_images(path: str, is_class: bool = False) -> tuple[int, float]:
     is_class : bool
         Count those of the folders in it, too, and of these folders the modification.
     """
-    count, newest = 0, 0.0
+    images, arrays, newest = 0, 0, 0.0
     for file, _ in _iterate_files(path, is_class):
-        count, newest = count + (not file.is_folder), max(newest, file.modified)
+        newest = max(newest, file.modified)
+        if not file.is_folder:
+            images, arrays = images + (not _is_array(file.name)), arrays + _is_array(file.name)
+    count = images or arrays
     return count, newest if count else 0.0
 
 
@@ -94,7 +98,11 @@ class _Files:
                 names.add(name)
                 sizes.append(file.size)
         self._names, self._sizes = names.finish(), sizes
-        self._order = np.argsort(self._names.to_array(_sort_key), kind="stable")
+        order = np.argsort(self._names.to_array(_sort_key), kind="stable")
+        is_array = np.fromiter(map(_is_array, self._names), bool, len(sizes))[order]
+        beside = is_array if not is_array.all() else np.zeros_like(is_array)  # beside images they are something else
+        self._order = order[~beside]
+        self.parts = Parts(int(beside.sum()), self._names[order[beside.argmax()]]) if beside.any() else Parts()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -141,6 +149,10 @@ def _resolve(path: str) -> str:
 
 def _is_image(name: str) -> bool:
     return not name.startswith(".") and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_array(name: str) -> bool:
+    return name.lower().endswith(ARRAY_SUFFIX)
 
 
 def _read_annotations(path: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,8 +13,9 @@ from ...errors import InputError
 from ...files import OpenFile
 from ..entry import IMAGE_SUFFIXES, Entry, Shard
 from ..kept import Kept
-from ..listing import Listing, ListingBuilder, TextsBuilder, concatenate
+from ..listing import Listing, ListingBuilder, Parts, TextsBuilder, concatenate
 from .headers import Member, Read, is_tar, walk
+from .samples import split, without_parts
 
 LABEL_SUFFIXES = frozenset({".cls", ".json"})
 GZIP = b"\x1f\x8b"
@@ -52,8 +54,8 @@ def first_images(shard: Shard, count: int) -> list[Entry]:
 
 
 def _iterate_range(read: Read, start: int, end: int) -> Iterator[Entry]:
-    for member in walk(read, start, end):
-        stem, suffix = _split(member.name)
+    for member in without_parts(walk(read, start, end), lambda part: None):
+        stem, suffix = split(member.name)
         if suffix == ".tar":
             yield from _iterate_range(read, member.offset, min(member.offset + member.size, end))
         elif suffix in IMAGE_SUFFIXES and not member.missing:
@@ -96,21 +98,26 @@ class _Lister:
         self._read = read
         self._inner = ListingBuilder()
         self._missing: list[str] = []
+        self._parts = Parts()
+
+    def _leave_out(self, part: Member) -> None:
+        self._parts = self._parts.plus(Parts(1, part.name))
 
     def list_all(self, size: int) -> Listing:
         """List a tar of a size: the images of the tars in it first."""
         images = ListingBuilder()
         missing = self._list_range(0, size, "", images)
         outer = images.finish("; ".join([*self._missing, *([missing] if missing else [])]))
-        return concatenate(self._inner.finish(), outer) if len(self._inner) else outer
+        listing = concatenate(self._inner.finish(), outer) if len(self._inner) else outer
+        return replace(listing, parts=self._parts)
 
     def _list_range(self, start: int, end: int, class_name: str, images: ListingBuilder) -> str:
         """List the tar between two offsets; return what is missing of it. One with a class name is an inner tar."""
         first, stems, labels = len(images), TextsBuilder(), dict[str, int | str]()
         missing = ""
-        for member in walk(self._read, start, end):
+        for member in without_parts(walk(self._read, start, end), self._leave_out):
             missing = member.missing
-            stem, suffix = _split(member.name or f"damaged-at-{member.offset}")
+            stem, suffix = split(member.name or f"damaged-at-{member.offset}")
             if suffix == ".tar" and not class_name:
                 self._list_inner(stem, member, end)
             elif missing:
@@ -139,19 +146,6 @@ class _Lister:
             missing = self._list_range(member.offset, inner_end, stem.rpartition("/")[2], self._inner)
             if missing and not member.missing:
                 self._missing.append(f"{member.name} in it: {missing}")
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Return a member's path without extension, and its extension in lower case: "" for hidden files.
-
-    >>> _split("n01440764/a.b.JPEG"), _split("./.hidden.jpg")
-    (('n01440764/a.b', '.jpeg'), ('./.hidden.jpg', ''))
-    """
-    folder, slash, file = name.rpartition("/")
-    stem, dot, suffix = file.rpartition(".")
-    if not stem or stem.startswith("."):
-        return name, ""
-    return f"{folder}{slash}{stem}", f"{dot}{suffix}".lower()
 
 
 def _parse_label(path: str, member: Member, content: bytes) -> int | str | None:

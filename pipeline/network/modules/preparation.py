@@ -174,3 +174,9 @@ def _settle(module: Any) -> None:
         del module._initialize_hook, module._load_hook
     if isinstance(module, LazyModuleMixin) and module.cls_to_become is not None:
         module.__class__ = module.cls_to_become
+
+
+def count_channels(module: nn.Module) -> int:
+    """Return how many channels the first of a network's convolutions takes; 3 where it has none."""
+    convolutions = (each for each in module.modules() if isinstance(each, nn.Conv2d))
+    return next((each.in_channels for each in convolutions), 3)

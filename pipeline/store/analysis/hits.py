@@ -27,9 +27,9 @@ class Hit:
         The image's class index, -1 where it is unknown.
     class_name : str
         Empty where it is unknown.
-    patch : ndarray (y, x, rgb) uint8, or None
+    patch : ndarray (y, x, channel) uint8, or None
         The pixels that the activation depends on; None where the layer is not deconvolved.
-    projection : ndarray (y, x, rgb) float32, or None
+    projection : ndarray (y, x, channel) float32, or None
         The deconvnet's reconstruction, unnormalised (``topnine.pipeline.drawing.contrast`` makes it a picture); None
         where there is no patch.
     box : tuple of int, or None

@@ -68,9 +68,10 @@
 
   function describeLayer(layer) {
     const [height, width] = layer.field;
+    const [inputHeight, inputWidth] = run.input;
     const field =
-      Math.min(height, width) < run.input
-        ? `${height} × ${width} of the image’s ${run.input} × ${run.input} pixels`
+      height < inputHeight || width < inputWidth
+        ? `${Math.min(height, inputHeight)} × ${Math.min(width, inputWidth)} of the image’s ${inputHeight} × ${inputWidth} pixels`
         : "the whole image";
     const dead = layer.dead ? ` Dead filters, which no image activates: ${layer.dead}.` : "";
     return `${layer.name} has ${formatCount(layer.filters, "filter")}. Each sees ${field}.${dead}`;

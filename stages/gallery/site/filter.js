@@ -102,8 +102,8 @@
     const [image, activation] = hit;
     const picture = make("img", {
       src: `images/${image}.webp`,
-      width: run.input,
-      height: run.input,
+      width: run.input[1],
+      height: run.input[0],
       loading: "lazy",
       alt: `Image ${imageKey(data, image)}, with a frame around the patch`,
     });
@@ -132,7 +132,7 @@
     const rectangle = { x: left, y: top, width: right - left, height: bottom - top };
     return makeSvg(
       "svg",
-      { viewBox: `0 0 ${run.input} ${run.input}`, "aria-hidden": "true" },
+      { viewBox: `0 0 ${run.input[1]} ${run.input[0]}`, "aria-hidden": "true" },
       makeSvg("rect", { class: "under", ...rectangle }),
       makeSvg("rect", { class: "over", ...rectangle }),
     );
