@@ -27,10 +27,13 @@ class Fingerprints:
     ----------
     index : dict
         What the index, and with it everything in the store, depends on.
+    labels : dict
+        What the images' labels and the names of the classes depend on: they can be changed without mining again.
     config : RunConfig
     """
 
     index: Fingerprint
+    labels: Fingerprint
     config: RunConfig
 
     def of(self, stage: str, layer: Layer) -> Fingerprint:
@@ -43,7 +46,7 @@ class Fingerprints:
         if stage == "rank":
             return rank
         if stage == "statistics":
-            return {**rank, **STATISTICS}
+            return {**rank, **self.labels, **STATISTICS}
         return {**rank, **_settings(self.config, "deconvolve", "rule", "pooling", "lrn", "precision", "batch")}
 
 
@@ -60,8 +63,6 @@ def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: st
     mean, std = find_architecture(config.network).normalisation(config.decode.channels)
     index = {
         "data": f"{len(dataset.shards)} shards (names and sizes: {_digest(shards)})",
-        "data.labels": _file_digest(config.data.labels),
-        "data.classes": _file_digest(config.data.classes),
         "data.on_incomplete": config.data.on_incomplete,
         "data.max_pixels": config.data.max_pixels,
         "network.name": config.network.name,
@@ -78,7 +79,11 @@ def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: st
         "mine.block": config.mine.block,
         "decode.fast": config.decode.fast,
     }
-    return Fingerprints(index, config)
+    labels = {
+        "data.labels": _file_digest(config.data.labels),
+        "data.classes": _file_digest(config.data.classes),
+    }
+    return Fingerprints(index, labels, config)
 
 
 def _rank_keys(distinct: str) -> list[str]:

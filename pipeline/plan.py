@@ -31,15 +31,15 @@ from .data.labels import Classes, read_classes
 from .data.photos import write_shards
 from .data.value_range import find_range
 from .errors import InputError
-from .files import is_url
-from .fingerprints import Fingerprint, Fingerprints, compute_fingerprints
+from .fingerprints import Fingerprint, compute_fingerprints
 from .network.classifier import Classifier, find_classifier
 from .network.graph import Graph
-from .network.layers import Layer, find_layers
+from .network.layers import Layer, find_layers, pixel_weights
 from .network.loading import Network, check_reproducible, load_network, trace_network
 from .network.registry import complete_decoding
 from .network.unloaded import check_classifier, check_layers
 from .store.store import Store, check_writable
+from .stored_plan import StoredPlan, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -52,49 +52,32 @@ RECORDED_VERSIONS = ("topnine", "torch", "torchvision", "numpy", "pillow", "zarr
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(StoredPlan):
     """What a run will do.
 
     Attributes
     ----------
-    config : RunConfig
-    dataset : Dataset
+    config, dataset, layers, fingerprints
+        See ``StoredPlan``.
     classes : Classes or None
         None where ``data.classes`` names none.
     network : Network
         On the CPU: the driver needs no accelerator.
     graph : Graph
         The network's, at the size of its input.
-    layers : tuple of Layer
-        Those asked for, in the order in which the network runs them.
-    fingerprints : Fingerprints
     references : mapping of layer name to activations
         What the network gives on a fixed input: see ``compute.probing.references``.
     """
 
-    config: RunConfig
-    dataset: Dataset
     classes: Classes | None
     network: Network
     graph: Graph
-    layers: tuple[Layer, ...]
-    fingerprints: Fingerprints
     references: References
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder, beside its store, for figures and the gallery."""
-        return run_folder(self.config.store)
 
     @property
     def images(self) -> ImageSource:
         """The images, and how they are decoded."""
         return ImageSource(self.dataset, self.preparation)
-
-    @property
-    def preparation(self) -> Preparation:
-        """How an image becomes the network's input."""
-        return Preparation.of(self.config.decode, self.config.data)
 
     @property
     def remarks(self) -> list[str]:
@@ -144,6 +127,10 @@ class Plan:
             shown = ", ".join(map(str, self.config.tile.bands)) or usual
             lines.append(f"pictures show channels {shown}: see tile.bands")
         return lines
+
+    def first_weights(self, layer: Layer) -> np.ndarray | None:
+        """Return the weights (filter, channel, y, x) of layer 1, where it is a convolution of the pixels."""
+        return pixel_weights(self.network.module, layer) if layer.number == 1 else None
 
     @property
     def rules(self) -> Rules:
@@ -282,7 +269,7 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     graph, layers, references = examined[key]
     classes = read_classes(config.data.classes) if config.data.classes else None
     fingerprints = compute_fingerprints(config, dataset, network.digest)
-    plan = Plan(config, dataset, classes, network, graph, layers, fingerprints, references)
+    plan = Plan(config, dataset, layers, fingerprints, classes, network, graph, references)
     if Store.exists(config.store):
         plan.check_store(Store.open(config.store))
     return plan
@@ -367,14 +354,6 @@ def plan_checkpoints(config: RunConfig) -> list[Plan]:
         store = str(folder / "checkpoints" / f"{name}.zarr")
         plans.append(make_plan(config.model_copy(update={"network": network, "store": store}), folder / "shards"))
     return plans
-
-
-def run_folder(store: str) -> Path:
-    """Return the folder of a run from its store: ``runs/demo.zarr`` has ``runs/demo``, ``s3://b/x.zarr`` ``runs/x``."""
-    if is_url(store):
-        store = f"runs/{store.rstrip('/').rsplit('/', 1)[-1]}"
-    store = store.rstrip("/")
-    return Path(store.removesuffix(".zarr") if store.endswith(".zarr") else f"{store}.run")
 
 
 def versions() -> dict[str, str]:

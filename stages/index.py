@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -23,17 +24,19 @@ from topnine.stages.progress import Progress
 def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
     """Make the store's index, unless it has one that can be read."""
     total = len(plan.dataset.shards)
-    if store.fingerprint("index") is not None and store.images.are_indexed():
+    is_indexed = store.fingerprint("index") is not None and store.images.are_indexed()
+    if is_indexed and store.fingerprint("labels") == plan.fingerprints.labels:
         yield Progress("index", total, total, "shards", skipped=total)
         return
-    check_again(plan, store)
+    if not is_indexed:
+        check_again(plan, store)
     listed: dict[int, Listing] = {}
     yield Progress("index", 0, total, "shards")
     for (number, _), listing in pool.run(scan_shard, enumerate(plan.dataset.shards)):
         listed[number] = listing
         yield Progress("index", len(listed), total, "shards")
     images = join(plan.dataset, [listed.pop(number) for number in range(total)])
-    names = write_index(plan, store, images)
+    names = (write_labels if is_indexed else write_index)(plan, store, images)
     if images.parts.count:
         yield Progress("index", total, total, "shards", note=str(images.parts))
     if names and names == list(plan.network.architecture.categories):
@@ -71,15 +74,42 @@ def write_index(plan: Plan, store: Store, images: Index) -> list[str]:
     damage = np.empty(len(images), TEXT)
     for number, reason in images.damage.items():
         damage[number] = reason
+    names, attributes = describe_index(plan, images, labels)
+    fingerprints = plan.fingerprints
+    store.write_index(columns, damage, plan.config.mine.block, attributes, fingerprints.index, fingerprints.labels)
+    plan.check_store(store)
+    return names
+
+
+def write_labels(plan: Plan, store: Store, images: Index) -> list[str]:
+    """Write other labels and names of classes into a store whose index stays; return the names.
+
+    WorkError where the shards are not those that were indexed.
+    """
+    recorded = store.images.columns(("key", "offset", "byte_count"))
+    if len(images) != len(store.images) or not all(
+        np.array_equal(now, was)
+        for now, was in zip((unique_keys(images), images.offset, images.size), recorded, strict=True)
+    ):
+        raise WorkError(
+            f"the images of {plan.config.data.path} are not those that store {store.path} was made with: their labels "
+            "cannot be changed. Mine them into another STORE."
+        )
+    labels = assign(images, plan.classes, plan.config.data.labels)
+    names, attributes = describe_index(plan, images, labels)
+    store.write_labels(labels, attributes, plan.fingerprints.labels)
+    return names
+
+
+def describe_index(plan: Plan, images: Index, labels: np.ndarray) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of the classes, and the attributes of the store's root."""
     folders = sorted({class_name for _, class_name in images.folders if class_name})
     names = plan.name_classes(folders, labels)
     attributes = plan.root_attributes(names)
     attributes["dataset"]["incomplete"] = [
         {"shard": images.shards[number].name, "missing": missing} for number, missing in images.missing.items()
     ]
-    store.write_index(columns, damage, plan.config.mine.block, attributes, plan.fingerprints.index)
-    plan.check_store(store)
-    return names
+    return names, attributes
 
 
 def check_damage(images: Index, config: DataConfig) -> None:

@@ -14,12 +14,12 @@ from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.compute.traits import TRAIT_COLUMNS, HitDescriber
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.fingerprints import Fingerprint
-from topnine.pipeline.plan import Plan
 from topnine.pipeline.prefetch import map_ahead
 from topnine.pipeline.ranking.distinct import CANDIDATES, AlreadyRanked, Traits, choose_distinct, exclude
 from topnine.pipeline.ranking.topk import RANKS, Ranking, Top, merge, running_top
 from topnine.pipeline.ranking.totals import Totals, add_totals
 from topnine.pipeline.store.store import Store
+from topnine.pipeline.stored_plan import StoredPlan
 from topnine.stages.progress import Progress
 from topnine.stages.settings import hit_describer
 from topnine.stages.work import find_stale, groups
@@ -55,7 +55,7 @@ class RankTask:
     taken: AlreadyRanked | None = None
 
 
-def rank(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
+def rank(plan: StoredPlan, pool: Pool, store: Store) -> Iterator[Progress]:
     """Rank every layer asked for whose ranking is not up to date."""
     stale = find_stale(store, plan.fingerprints, "rank", plan.layers)
     blocks = store.images.blocks

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.errors import BusyError, DamageError
-from topnine.pipeline.plan import Plan
 from topnine.pipeline.store.holder import GONE_S
 from topnine.pipeline.store.lease import hold_lease, watch_silent
 from topnine.pipeline.store.store import Store
 from topnine.pipeline.store.verification import mend
+from topnine.pipeline.stored_plan import StoredPlan
 from topnine.stages.deconvolve import deconvolve
 from topnine.stages.gallery.stage import gallery
 from topnine.stages.index import index
@@ -37,7 +37,7 @@ MENDED = 3  # times that a run makes again what is missing in its store; then th
 
 
 def run(
-    plan: Plan, pool: Pool, stages: Mapping[str, Stage] = STAGES, thorough: bool = False
+    plan: StoredPlan, pool: Pool, stages: Mapping[str, Stage] = STAGES, thorough: bool = False
 ) -> Generator[Progress, None, None]:
     """Run stages in order; yield their progress. Each stage skips what is done already.
 
@@ -88,7 +88,7 @@ def _watch(path: str) -> Generator[Progress, None, bytes | None]:
 
 
 def _run_mending(
-    plan: Plan, pool: Pool, store: Store, stages: Mapping[str, Stage], thorough: bool
+    plan: StoredPlan, pool: Pool, store: Store, stages: Mapping[str, Stage], thorough: bool
 ) -> Iterator[Progress]:
     """Run stages; where one finds that the store lacks what it should hold, take its markers back, and go on."""
     if thorough and store.fingerprint("index") is not None:
@@ -106,7 +106,7 @@ def _run_mending(
             return
 
 
-def _mend(plan: Plan, store: Store) -> Iterator[Progress]:
+def _mend(plan: StoredPlan, store: Store) -> Iterator[Progress]:
     """Take back what vouches for parts of the plan's layers that are missing or damaged, and say so, if any is."""
     names = [layer.name for layer in plan.layers if store.layer(layer.name).is_added]
     lost = [*mend(store, names, thorough=True)]

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from topnine.pipeline.cluster.pool import Pool
-from topnine.pipeline.plan import Plan
 from topnine.pipeline.ranking.statistics import Basis, Sums, count_classes, summarise
 from topnine.pipeline.store.store import Store
+from topnine.pipeline.stored_plan import StoredPlan
 from topnine.stages.progress import Progress
 from topnine.stages.work import check_ranked, find_stale, groups
 
 BLOCKS_A_TASK = 16
 
 
-def statistics(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
+def statistics(plan: StoredPlan, pool: Pool, store: Store) -> Iterator[Progress]:
     """Compute the statistics of every layer asked for whose statistics are not up to date."""
     stale = find_stale(store, plan.fingerprints, "statistics", plan.layers)
     blocks = store.images.blocks

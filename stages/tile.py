@@ -16,12 +16,12 @@ from topnine.pipeline.drawing import sheets
 from topnine.pipeline.drawing.bands import to_rgb
 from topnine.pipeline.drawing.sheets import Cell
 from topnine.pipeline.errors import InputError
-from topnine.pipeline.network.layers import Layer, pixel_weights
-from topnine.pipeline.network.loading import Network
+from topnine.pipeline.network.layers import Layer
 from topnine.pipeline.plan import Plan
 from topnine.pipeline.store.layers import StoredLayer
 from topnine.pipeline.store.names import quote
 from topnine.pipeline.store.store import Store
+from topnine.pipeline.stored_plan import StoredPlan
 from topnine.stages.changes import check_touched_shards
 from topnine.stages.progress import Progress
 from topnine.stages.work import PatchReader, Preview, is_current
@@ -77,9 +77,9 @@ class LayerSheets:
     facts : dict
         For titles and metadata.
     config : TileConfig
-    network : Network
-        Whose weights are drawn, where the layer works on pixels.
-    patches : PatchReader
+    weights : ndarray (filter, channel, y, x), optional
+        Of layer 1, where it works on pixels, and they are known.
+    patches : PatchReader, optional
         Of the store, for a grid of more patches than it keeps.
     """
 
@@ -87,15 +87,15 @@ class LayerSheets:
     layer: Layer
     facts: dict[str, str]
     config: TileConfig
-    network: Network
-    patches: PatchReader
+    weights: np.ndarray | None
+    patches: PatchReader | None
 
     @classmethod
-    def of(cls, plan: Plan, store: Store, layer: Layer, threads: int) -> LayerSheets:
+    def of(cls, plan: StoredPlan, store: Store, layer: Layer, threads: int) -> LayerSheets:
         """Return what the sheets of a plan's layer are drawn from; ``threads`` decode the patches of a grid."""
         facts = describe_layer(plan.config, plan.dataset.name, len(store.images), layer)
-        patches = PatchReader(store, plan.images, threads)
-        return cls(store, layer, facts, plan.config.tile, plan.network, patches)
+        patches = PatchReader(store, plan.images, threads) if isinstance(plan, Plan) else None
+        return cls(store, layer, facts, plan.config.tile, plan.first_weights(layer), patches)
 
     @property
     def title(self) -> str:
@@ -108,14 +108,14 @@ class LayerSheets:
         return self.store.layer(self.layer.name)
 
 
-def tile(plan: Plan, pool: Pool, choice: SheetChoice = SheetChoice()) -> Iterator[Progress]:
+def tile(plan: StoredPlan, pool: Pool, choice: SheetChoice = SheetChoice()) -> Iterator[Progress]:
     """Draw the sheets of every layer asked for; always done again."""
     store = Store.open(plan.config.store)
     check_filters(plan.layers, choice.named_filters)
     for layer in plan.layers:
         if not is_current(store, plan.fingerprints, "deconvolve", layer):
             raise InputError(f"layer {layer.name} is not deconvolved with these settings: `topnine deconvolve` first.")
-    if choice.grid is not None:
+    if choice.grid is not None and isinstance(plan, Plan):
         check_touched_shards(plan.dataset, store, pool)
     yield Progress("tile", 0, len(plan.layers), "layers")
     for done, layer in enumerate(plan.layers, 1):
@@ -146,18 +146,18 @@ def choose_shown(store: Store, layer: Layer, choice: SheetChoice, seed: int) -> 
 
 def write_sheets(source: LayerSheets, folder: Path, choice: SheetChoice) -> list[Path]:
     """Draw the sheets of a layer and write them into the run's folder; list the files."""
-    paths = sheet_paths(folder, source.layer, source.network, choice)
+    paths = sheet_paths(folder, source.layer, choice, source.weights is not None)
     for path, sheet in zip(paths, _draw(source, choice), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_sheet(sheet.picture, path, {**source.facts, "filters": sheet.filters})
     return paths
 
 
-def sheet_paths(folder: Path, layer: Layer, network: Network, choice: SheetChoice) -> list[Path]:
-    """List the files that tile writes for a layer, in the run's folder."""
+def sheet_paths(folder: Path, layer: Layer, choice: SheetChoice, with_weights: bool) -> list[Path]:
+    """List the files that tile writes for a layer, in the run's folder; those of its weights, where they are known."""
     stem = f"layer{quote(layer.title)}"
     if choice.single is None:
-        stems = [stem, *([f"{stem}-filters"] if first_weights(network, layer) is not None else [])]
+        stems = [stem, *([f"{stem}-filters"] if with_weights else [])]
     elif choice.grid is None:
         stems = [f"{stem}-filter{choice.single}"]
     else:
@@ -186,11 +186,6 @@ def describe_layer(config: RunConfig, dataset: str, images: int, layer: Layer) -
     }
 
 
-def first_weights(network: Network, layer: Layer) -> np.ndarray | None:
-    """Return the weights (filter, channel, y, x) of layer 1, where it is a convolution of the pixels."""
-    return pixel_weights(network.module, layer) if layer.number == 1 else None
-
-
 def _draw(source: LayerSheets, choice: SheetChoice) -> Iterator[Sheet]:
     """Draw a layer's sheets, in the order of ``sheet_paths``."""
     if choice.single is not None and choice.grid is not None:
@@ -199,10 +194,11 @@ def _draw(source: LayerSheets, choice: SheetChoice) -> Iterator[Sheet]:
         yield _draw_filter(source, choice.single)
     else:
         yield _draw_layer(source, choose_shown(source.store, source.layer, choice, source.config.seed))
-        weights = first_weights(source.network, source.layer)
-        if weights is not None:
+        if source.weights is not None:
             title = f"{source.facts['network']} · {source.facts['layer']}"
-            yield Sheet(sheets.first_filters(to_rgb(weights.transpose(0, 2, 3, 1), source.config.bands), title), "all")
+            yield Sheet(
+                sheets.first_filters(to_rgb(source.weights.transpose(0, 2, 3, 1), source.config.bands), title), "all"
+            )
 
 
 def _draw_layer(source: LayerSheets, numbers: list[int]) -> Sheet:
@@ -226,6 +222,8 @@ def _draw_filter(source: LayerSheets, number: int) -> Sheet:
 
 
 def _draw_grid(source: LayerSheets, number: int, count: int) -> Sheet:
+    if source.patches is None:
+        raise InputError("a grid needs the images: give --data, or --trust if the store is yours.")
     strongest = source.patches.read_strongest(source.layer, number, count)
     if not len(strongest):
         raise InputError(

@@ -105,6 +105,12 @@ def _without_log():
     logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_state(tmp_path_factory):
+    """Have what runs remember of the user's stores in a folder of the tests'."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder with real photographs and trained weights."""

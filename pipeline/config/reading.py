@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -47,14 +48,32 @@ def read_config(
     """
     path = DEMO if path is None and network is None else path
     tables = _read_tables(path, cluster, network)
-    for key, value in (changes or {}).items():
-        _change(tables, key, value)
     named = network is not None or any(key in MEANT for key in changes or {})
-    tables.setdefault("store", f"runs/{_name_store(path, tables, named)}.zarr")
+    changed = _change_all(tables, changes or {})
+    changed.setdefault("store", f"runs/{_name_store(path, changed, named)}.zarr")
+    return _validate(changed, path or "no configuration")
+
+
+def change_recorded(
+    tables: Mapping[str, Any], store: str, changes: Mapping[str, str], cluster: str | None = None
+) -> RunConfig:
+    """Return the configuration that a store records, with changes and a cluster as for ``read_config``; errors, too."""
+    recorded = {**tables, "cluster": {} if cluster is None else _read_cluster(cluster), "store": store}
+    return _validate(_change_all(recorded, {**changes, "store": json.dumps(store)}), f"store {store}")
+
+
+def _validate(tables: Mapping[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(tables)
     except ValidationError as error:
-        raise InputError(_describe(path or "no configuration", error)) from None
+        raise InputError(_describe(origin, error)) from None
+
+
+def _change_all(tables: Mapping[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
+    changed = {name: dict(table) if isinstance(table, dict) else table for name, table in tables.items()}
+    for key, value in changes.items():
+        _change(changed, key, value)
+    return changed
 
 
 def _name_store(path: str | None, tables: Mapping[str, Any], named: bool) -> str:

@@ -30,7 +30,7 @@ FILTER_INCHES = 0.65  # side of a filter of the first layer
 LISTED_CLASSES = len(COLOURS)  # of a map of classes; the rarer ones share one colour
 LABEL_CHARACTERS = 24
 DEAD = "#d62728"
-TOO_MANY_FILTERS = "name fewer --filters, or fewer network.checkpoints"
+TOO_MANY_FILTERS = "name fewer with --filter, or fewer network.checkpoints"
 TOO_MANY_IMAGES = "name fewer --images"
 
 

@@ -89,6 +89,18 @@ class Layer:
             },
         }
 
+    @classmethod
+    def described(cls, name: str, attributes: Mapping[str, Any], digest: str) -> Layer:
+        """Return a layer from the attributes that a store recorded of it alone: it can be drawn, and not be run.
+
+        LookupError names what they lack.
+        """
+        size = attributes["map"]
+        shape = attributes["filters"], size["height"], size["width"]
+        tap = Tap(attributes["depth"], attributes["tap"], shape)
+        field = ReceptiveField.from_attributes(attributes["receptive_field"])
+        return cls(name, attributes["number"], attributes["module"], tap, field, digest=digest)
+
     def restored(self, attributes: Mapping[str, Any]) -> Layer:
         """Return the layer as the probe completed it, from the attributes that a store recorded of it."""
         probe, size = attributes["probe"], attributes["map"]

@@ -35,6 +35,14 @@ class StoredImages:
             status, reason = self.columns_so_far(("status", "reason"))
             self._arrays.open("images/reason")[:] = np.where(status == schema.PENDING, damage, reason)
 
+    def write_labels(self, labels: np.ndarray) -> None:
+        """Write the column of the labels (image) anew."""
+        self._arrays.check_lease()
+        array = self._arrays.open("images/label")
+        for first in range(0, len(labels), schema.INDEX_CHUNK_ROWS):
+            rows = slice(first, first + schema.INDEX_CHUNK_ROWS)
+            array[rows] = labels[rows]
+
     def __len__(self) -> int:
         return int(self._first_of(schema.index_arrays(0)).shape[0])
 

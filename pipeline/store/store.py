@@ -171,6 +171,7 @@ class Store:
         block: int,
         attributes: Mapping[str, Any],
         fingerprint: Fingerprint,
+        labels: Fingerprint,
     ) -> None:
         """Write ``images/*``: the index's columns, and those of mine, where every image is pending.
 
@@ -186,11 +187,33 @@ class Store:
             For the root: dataset, network, preprocessing, versions.
         fingerprint : mapping
             Of index; it is written last.
+        labels : mapping
+            The fingerprint of the labels.
         """
         self.images.create(columns, damage, block)
         counts = {"images": len(damage), "block": block}
         self.arrays.root.update_attributes(store_attributes({**attributes, **counts}))
+        self.set_fingerprint("labels", labels)
         self.set_fingerprint("index", fingerprint)
+
+    def write_labels(self, labels: np.ndarray, attributes: Mapping[str, Any], fingerprint: Fingerprint) -> None:
+        """Write other labels (image) of the images that are indexed, and with them the names of the classes.
+
+        Statistics of classes are no longer done then, in any layer.
+
+        Parameters
+        ----------
+        attributes : mapping
+            As for ``write_index``.
+        fingerprint : mapping
+            Of the labels; it is written last.
+        """
+        self.set_fingerprint("labels", None)
+        for name in self.layers:
+            self.set_fingerprint("statistics", None, name)
+        self.images.write_labels(labels)
+        self.arrays.root.update_attributes(store_attributes(attributes))
+        self.set_fingerprint("labels", fingerprint)
 
     @property
     def layers(self) -> list[str]:

@@ -16,6 +16,7 @@ from topnine.stages.cli.terminal import set_verbosity
 
 if TYPE_CHECKING:
     from topnine.pipeline.config.sections import RunConfig
+    from topnine.pipeline.store.store import Store
     from topnine.stages.tile import SheetChoice
 
 Command = Callable[..., None]
@@ -40,7 +41,11 @@ NAMED = {
 
 Filters = Annotated[
     str | None,
-    typer.Option(help="Numbers of the filters to draw, such as 3,17,40. Default: a random choice, always the same."),
+    typer.Option(
+        "--filter",
+        "-f",
+        help="Numbers of the filters to draw, such as 3,17,40. Default: a random choice, always the same.",
+    ),
 ]
 ImageKeys = Annotated[
     str | None,
@@ -55,7 +60,10 @@ class RunOptions:
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", help="The configuration, a TOML file. Default: configs/demo.toml; with --network, none."
+            "--config",
+            "-c",
+            help="The configuration, a TOML file. Default: configs/demo.toml; with --network, none; with the --store "
+            "of a run, the one that made it.",
         ),
     ] = None
     network: Annotated[
@@ -99,16 +107,42 @@ class RunOptions:
         list[str] | None,
         typer.Option("--set", help="section.key=value: change any key of the configuration. Can be repeated."),
     ] = None
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open and run what only the store names: data, weights, code.")
+    ] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and what goes wrong.")] = False
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say also what was found of the network's layers.")
     ] = False
 
-    def read(self) -> RunConfig:
-        """Read the configuration with the changes that the options make to it."""
+    def read(self, opens: bool = True) -> RunConfig:
+        """Read the configuration with the changes that the options make to it.
+
+        Parameters
+        ----------
+        opens : bool
+            The command opens what the configuration names: where only a store names it, it has to be trusted.
+        """
         from topnine.pipeline.config.reading import read_config
 
-        return read_config(self.config, self._changes(), self.cluster, self.network)
+        store = self.find_store()
+        if store is None:
+            return read_config(self.config, self._changes(), self.cluster, self.network)
+        from topnine.stages.tools.recorded import check_named, store_config
+
+        if opens and not self.trust:
+            check_named(store, self._changes())
+        return store_config(store, self._changes(), self.cluster)
+
+    def find_store(self) -> Store | None:
+        """Return the store whose own configuration is meant: it is given and there, and no other configuration is."""
+        from topnine.pipeline.store.store import Store
+
+        store = self._changes().get("store", '""').strip('"')
+        if self.config is not None or self.network is not None or not store or not Store.exists(store):
+            return None
+        found = Store.open(store)
+        return found if found.fingerprint("index") is not None else None
 
     def words(self) -> list[str]:
         """Return the options as a shell's words."""
@@ -120,7 +154,12 @@ class RunOptions:
         """Return for each key that the configuration or an option gives which of them does, by ``table.key``."""
         from topnine.pipeline.config.reading import list_keys
 
-        file = list_keys(self.config, self.cluster, self.network)
+        store = self.find_store()
+        if store is None:
+            file = list_keys(self.config, self.cluster, self.network)
+        else:
+            tables = store.attributes.get("configuration", {})
+            file = {f"{name}.{key}": "the store" for name, table in tables.items() for key in table}
         named = {key: f"--{option}" for option, key in NAMED.items() if getattr(self, option) is not None}
         network = {"network.name": "--network"} if self.network is not None else {}
         return {**file, **network, **named, **dict.fromkeys(parse_changes(self.changes), "--set")}
@@ -136,10 +175,17 @@ class RunOptions:
 class SheetOptions:
     """The options of the commands that draw sheets."""
 
-    filters: Filters = None
-    filter: Annotated[int | None, typer.Option(help="Draw this one filter, enlarged.")] = None
+    filters: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            "-f",
+            help="Numbers of the filters to draw, such as 3,17,40; one alone is drawn enlarged. Default: a random "
+            "choice, always the same.",
+        ),
+    ] = None
     grid: Annotated[
-        int | None, typer.Option(min=1, help="With --filter: draw its N strongest patches as one grid.")
+        int | None, typer.Option(min=1, help="With one --filter: draw its N strongest patches as one grid.")
     ] = None
     form: Annotated[
         SheetFormat, typer.Option("--format", help="File format of the sheets; PDF has 300 pixels an inch.")
@@ -147,11 +193,13 @@ class SheetOptions:
 
     def read(self) -> SheetChoice:
         """Return what to draw; InputError where the options contradict each other."""
-        if self.grid is not None and self.filter is None:
-            raise InputError("--grid needs --filter: it draws one filter's strongest patches.")
+        numbers = tuple(parse_filters(self.filters))
+        if self.grid is not None and len(numbers) != 1:
+            raise InputError("--grid needs one --filter: it draws this filter's strongest patches.")
         from topnine.stages.tile import SheetChoice
 
-        return SheetChoice(tuple(parse_filters(self.filters)), self.filter, self.grid, self.form.value)
+        single = numbers[0] if len(numbers) == 1 else None
+        return SheetChoice(() if single is not None else numbers, single, self.grid, self.form.value)
 
 
 def parse_changes(texts: list[str] | None) -> dict[str, str]:
@@ -170,7 +218,7 @@ def parse_filters(text: str | None) -> list[int]:
     try:
         return [int(word) for word in (text or "").replace(",", " ").split()]
     except ValueError:
-        raise InputError(f"--filters {text} is not a list of numbers: --filters 3,17,40.") from None
+        raise InputError(f"--filter {text} is not a list of numbers: --filter 3,17,40.") from None
 
 
 def parse_keys(text: str | None) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from topnine.stages.cli.options import Filters, ImageKeys, RunOptions, command, parse_filters, parse_keys
-from topnine.stages.cli.run import LOADING, StageRun, run_plans
+from topnine.stages.cli.run import LOADING, StageRun, find_stages_before, run_plans
 from topnine.stages.cli.terminal import print_result, print_steps
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def _draw(config: RunConfig, name: str, stage: Stage, projects: bool = False) ->
     """Run a stage that draws from an existing store; ``projects``: it uses the deconvnet, whose rule is checked."""
     from topnine.pipeline.plan import make_plan
     from topnine.pipeline.store.store import Store
+    from topnine.stages.runner import STAGES
 
     _check_matplotlib()
     Store.open(config.store)  # raises InputError where there is none
@@ -112,7 +113,8 @@ def _draw(config: RunConfig, name: str, stage: Stage, projects: bool = False) ->
     if projects:
         plan.check_rule()
     print_steps(plan.remarks)
-    run_plans(config.cluster, [StageRun(plan, {name: stage})])
+    before = {each: STAGES[each] for each in find_stages_before(plan, [name])}
+    run_plans(config.cluster, [StageRun(plan, {**before, name: stage})])
     return plan
 
 

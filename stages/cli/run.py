@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from topnine.pipeline.config.clusters import ClusterConfig
     from topnine.pipeline.config.sections import RunConfig
     from topnine.pipeline.plan import Plan
+    from topnine.pipeline.stored_plan import StoredPlan
     from topnine.stages.progress import Progress
     from topnine.stages.runner import Stage
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 logger = logging.getLogger(__name__)
 
+ALONE = {"rank", "statistics", "tile"}  # stages that need nothing but a store
 LOADING = "loading PyTorch and Dask"  # logged where a command begins to plan: that takes seconds
 SINGLE_STAGES = {
     "index": "Write the list of all images into the store.",
@@ -46,7 +48,7 @@ SINGLE_STAGES = {
 class StageRun:
     """Stages to be run for a plan, in this order; the title precedes their names in the progress."""
 
-    plan: Plan
+    plan: StoredPlan
     stages: Mapping[str, Stage]
     title: str = ""
 
@@ -61,8 +63,8 @@ def run(
 ) -> None:
     """Run every stage: index, mine, rank, deconvolve, tile."""
     began = time.monotonic()
-    run_stages(options.read(), ("index", "mine", "rank", "deconvolve", "tile"), sheets, as_json)
-    gallery = shlex.join(["topnine", "gallery", *options.words()])
+    store = run_stages(options, ("index", "mine", "rank", "deconvolve", "tile"), sheets, as_json)
+    gallery = shlex.join(["topnine", "gallery", "--store", store])
     took = describe_seconds(time.monotonic() - began)
     print_steps([f"took {took}. A site with every layer of the store is made by: {gallery}"])
 
@@ -71,7 +73,7 @@ def _add_single_stage(name: str, help: str) -> None:
     @command(app, name, help=help)
     def run_single_stage(options: RunOptions) -> None:
         """Run the stage of this name."""
-        run_stages(options.read(), [name])
+        run_stages(options, [name])
 
 
 for _name, _help in SINGLE_STAGES.items():
@@ -81,13 +83,13 @@ for _name, _help in SINGLE_STAGES.items():
 @command(app, "tile")
 def tile(options: RunOptions, sheets: SheetOptions) -> None:
     """Draw the sheets of the layers."""
-    run_stages(options.read(), ["tile"], sheets)
+    run_stages(options, ["tile"], sheets)
 
 
 @command(app, "gallery")
 def gallery(options: RunOptions) -> None:
     """Write a static site that shows every deconvolved layer of the store, whatever --layer says."""
-    run_stages(_choose_ranked_layers(options.read()), ["statistics", "gallery"])
+    run_stages(options, ["statistics", "gallery"])
 
 
 def _choose_ranked_layers(config: RunConfig) -> RunConfig:
@@ -102,12 +104,17 @@ def _choose_ranked_layers(config: RunConfig) -> RunConfig:
 
 
 def run_stages(
-    config: RunConfig, stages: Collection[str], sheets: SheetOptions | None = None, as_json: bool = False
-) -> None:
-    """Run stages by name, then print what the store holds and the paths of the store and the pictures."""
+    options: RunOptions, stages: Sequence[str], sheets: SheetOptions | None = None, as_json: bool = False
+) -> str:
+    """Run stages by name, then print what the store holds and the paths of the store and the pictures.
+
+    Returns
+    -------
+    str
+        The path of the store.
+    """
     logger.info(LOADING)
-    from topnine.pipeline.plan import make_plan
-    from topnine.pipeline.store.store import Store
+    from topnine.pipeline.plan import Plan
     from topnine.stages.cli.summary import describe_run, summarise_run
     from topnine.stages.deconvolve import deconvolve
     from topnine.stages.runner import STAGES
@@ -116,24 +123,67 @@ def run_stages(
     from topnine.stages.tools.plan import describe_probe
 
     choice = (sheets or SheetOptions()).read()
-    if "index" not in stages:
-        Store.open(config.store)  # raises InputError where there is none
-    plan = make_plan(config)
-    if "deconvolve" in stages:
-        plan.check_rule()
+    plan = _plan_alone(options) if {*stages} <= ALONE and choice.grid is None else None
+    if plan is None:
+        plan = _plan_stages(options, stages)
+        stages = [*find_stages_before(plan, stages), *stages]
+    config = plan.config
     check_filters(plan.layers, choice.named_filters)
     print_steps(plan.remarks)
-    for layer in plan.layers:
+    for layer in plan.layers if isinstance(plan, Plan) else ():
         logger.debug("layer %s: %d filters, %s", layer.name, layer.filters, "; ".join(describe_probe(layer)))
     chosen: dict[str, Stage] = {**STAGES, "tile": partial(draw, choice=choice)}
     if "tile" in stages:
-        chosen["deconvolve"] = partial(deconvolve, preview=preview(plan, choice))
+        chosen["deconvolve"] = partial(deconvolve, preview=preview(plan, choice) if isinstance(plan, Plan) else None)
     run_plans(config.cluster, [StageRun(plan, {name: chosen[name] for name in stages})])
     if as_json:
         print_result(json.dumps(summarise_run(plan, stages, choice)))
-        return
+        return config.store
     for line in describe_run(plan, stages, choice):
         print_result(line)
+    return config.store
+
+
+def _plan_alone(options: RunOptions) -> StoredPlan | None:
+    """Return what the store alone says, for stages that need no more; None where another configuration is given."""
+    store = options.find_store()
+    if store is None or options.data is not None or options.weights is not None:
+        return None
+    from topnine.pipeline.store.analysis.run import open_run
+    from topnine.pipeline.stored_plan import plan_of_store
+    from topnine.stages.tools.export import find_layers
+
+    config = options.read(opens=False)
+    views = find_layers(open_run(store.path), config.mine.layers)
+    names = sorted((view.name for view in views), key=store.layers.index)
+    return plan_of_store(store, config, names)
+
+
+def _plan_stages(options: RunOptions, stages: Collection[str]) -> Plan:
+    """Plan stages that need the network or the images."""
+    from topnine.pipeline.plan import make_plan
+    from topnine.pipeline.store.store import Store
+    from topnine.stages.tools.recorded import remember
+
+    is_stores = options.find_store() is not None
+    config = options.read()
+    if "index" not in stages:
+        Store.open(config.store)  # raises InputError where there is none
+    plan = make_plan(_choose_ranked_layers(config) if "gallery" in stages else config)
+    if "deconvolve" in stages:
+        plan.check_rule()
+    if not is_stores:
+        remember(plan.config)
+    return plan
+
+
+def find_stages_before(plan: Plan, stages: Collection[str]) -> list[str]:
+    """Return the stage that gives the images the labels of the configuration, where the store has those of another."""
+    from topnine.pipeline.store.store import Store
+
+    if "index" in stages or Store.open(plan.config.store).fingerprint("labels") == plan.fingerprints.labels:
+        return []
+    return ["index"]
 
 
 def run_plans(cluster: ClusterConfig, runs: Collection[StageRun]) -> None:

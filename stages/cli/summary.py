@@ -10,7 +10,7 @@ from topnine.pipeline.store.store import Store
 from topnine.stages.tools.status import LayerStatus, StoreStatus, WriterStatus, status
 
 if TYPE_CHECKING:
-    from topnine.pipeline.plan import Plan
+    from topnine.pipeline.stored_plan import StoredPlan
     from topnine.stages.tile import SheetChoice
 
 
@@ -30,7 +30,7 @@ def describe_store(state: StoreStatus) -> Iterator[str]:
         yield f"a run on {writer.host} (process {writer.pid}) since {writer.started}: {_describe_pace(writer)}"
 
 
-def describe_run(plan: Plan, stages: Collection[str], choice: SheetChoice) -> Iterator[str]:
+def describe_run(plan: StoredPlan, stages: Collection[str], choice: SheetChoice) -> Iterator[str]:
     """Yield the lines that a run prints at its end: what the store holds, and the paths of all that was written."""
     state = status(Store.open(plan.config.store))
     yield from _count_images(state)
@@ -43,7 +43,7 @@ def describe_run(plan: Plan, stages: Collection[str], choice: SheetChoice) -> It
     yield from _list_files(plan, stages, choice)
 
 
-def summarise_run(plan: Plan, stages: Collection[str], choice: SheetChoice) -> dict[str, Any]:
+def summarise_run(plan: StoredPlan, stages: Collection[str], choice: SheetChoice) -> dict[str, Any]:
     """Return what ``describe_run`` tells as values for JSON: those of ``topnine status --json``, and ``files``."""
     return {**asdict(status(Store.open(plan.config.store))), "files": list(_list_files(plan, stages, choice))}
 
@@ -106,12 +106,12 @@ def _count_dead_filters(filters: Mapping[str, int], state: StoreStatus) -> list[
     return [f"{ranked[name]} of {count} in {name}" for name, count in filters.items() if name in ranked]
 
 
-def _list_files(plan: Plan, stages: Collection[str], choice: SheetChoice) -> Iterator[str]:
+def _list_files(plan: StoredPlan, stages: Collection[str], choice: SheetChoice) -> Iterator[str]:
     """Yield the paths of what stages wrote beside the store."""
     from topnine.stages.tile import sheet_paths
 
     if "tile" in stages:
         for layer in plan.layers:
-            yield from map(str, sheet_paths(plan.folder, layer, plan.network, choice))
+            yield from map(str, sheet_paths(plan.folder, layer, choice, plan.first_weights(layer) is not None))
     if "gallery" in stages:
         yield str(plan.folder / "gallery" / "index.html")

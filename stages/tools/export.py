@@ -10,10 +10,10 @@ import numpy as np
 
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.files import is_url
-from topnine.pipeline.plan import run_folder
 from topnine.pipeline.store.analysis.layer_view import LayerView
 from topnine.pipeline.store.analysis.run import Run, open_run
 from topnine.pipeline.store.names import quote
+from topnine.pipeline.stored_plan import run_folder
 from topnine.pipeline.tables import check_form, write_table
 
 ALL_LAYERS = ("all", "every")

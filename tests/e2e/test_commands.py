@@ -81,7 +81,7 @@ def test_another_layer_is_added_with_its_filters_drawn(demo):
 def test_one_filter_has_a_sheet_and_a_grid_of_any_size(demo):
     folder, _ = demo
     for options, name in (
-        (["--filters", "3,17,40"], "layer5.png"),
+        (["--filter", "3,17,40"], "layer5.png"),
         (["--filter", "7"], "layer5-filter7.png"),
         (["--filter", "7", "--grid", "25"], "layer5-filter7-grid25.png"),
     ):
@@ -89,7 +89,7 @@ def test_one_filter_has_a_sheet_and_a_grid_of_any_size(demo):
         assert finished.returncode == 0, finished.stderr
         assert finished.stdout.splitlines()[-1] == f"runs/demo/figures/{name}"
         with Image.open(folder / "runs/demo/figures" / name) as sheet:
-            assert sheet.text["filters"] == ("3 17 40" if options[0] == "--filters" else "7")
+            assert sheet.text["filters"] == ("3 17 40" if options[1] == "3,17,40" else "7")
 
 
 def test_the_gallery_shows_every_layer_of_the_store(demo):
@@ -197,8 +197,8 @@ def test_undecodable_images_are_counted_with_their_reason_and_the_run_goes_on(tm
         (["--store", "pyproject.toml/run.zarr"], "is a file"),
         (["--device", "abacus"], "device 'abacus' cannot be used"),
         (["--cluster", "cloud"], "cluster.kind = 'cloud' does not fit"),
-        (["--filters", "3,x"], "is not a list of numbers"),
-        (["--grid", "9"], "--grid needs --filter"),
+        (["--filter", "3,x"], "is not a list of numbers"),
+        (["--grid", "9"], "--grid needs one --filter"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_2_and_nothing_is_written(

@@ -172,7 +172,7 @@ def pdf_pixels(path: Path, folder: Path) -> np.ndarray:
 
 
 def test_a_pdf_says_what_it_shows_and_is_the_same_when_drawn_again(hostile):
-    options = ["--layer", "5", "--filters", "3,17", "--format", "pdf"]
+    options = ["--layer", "5", "--filter", "3,17", "--format", "pdf"]
     (path,) = draw(hostile, *options)
     first = path.read_bytes()
     assert draw(hostile, *options) == [path]

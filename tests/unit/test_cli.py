@@ -18,8 +18,8 @@ from topnine.stages.cli.main import app
 from topnine.stages.cli.options import RunOptions, SheetOptions, command, parse_filters, parse_keys
 
 OF_A_RUN = ["--config", "--network", "--layer", "--data", "--weights", "--store", "--cluster", "--device", "--set"]
-OF_A_RUN += ["--quiet", "--verbose"]
-OF_SHEETS = ["--filters", "--filter", "--grid", "--format"]
+OF_A_RUN += ["--trust", "--quiet", "--verbose"]
+OF_SHEETS = ["--filter", "--grid", "--format"]
 WITHOUT_LAYER = [option for option in OF_A_RUN if option != "--layer"]
 COMMANDS = {
     "run": [*OF_A_RUN, *OF_SHEETS, "--json"],
@@ -30,7 +30,7 @@ COMMANDS = {
     "deconvolve": OF_A_RUN,
     "tile": [*OF_A_RUN, *OF_SHEETS],
     "gallery": OF_A_RUN,
-    "evolution": [*OF_A_RUN, "--filters"],
+    "evolution": [*OF_A_RUN, "--filter"],
     "invariance": [*WITHOUT_LAYER, "--images"],
     "first-layer": [*WITHOUT_LAYER, "--beside"],
     "occlusion": [*OF_A_RUN, "--images", "--side", "--step"],
@@ -154,9 +154,9 @@ def test_keys_of_images_are_separated_by_commas_alone():
 
 
 def test_options_of_sheets_that_contradict_each_other_are_refused():
-    with pytest.raises(InputError, match="--grid needs --filter"):
+    with pytest.raises(InputError, match="--grid needs one --filter"):
         SheetOptions(grid=9).read()
-    with pytest.raises(InputError, match="--filters 3,x is not a list of numbers"):
+    with pytest.raises(InputError, match="--filter 3,x is not a list of numbers"):
         SheetOptions(filters="3,x").read()
 
 

@@ -98,7 +98,7 @@ def test_thumbnails_have_their_names_and_values_beside_their_middles():
 
 @pytest.mark.parametrize(("filters", "checkpoints", "size"), [(270, 8, "1,935 × 65,745"), (6, 300, "67,635 × 1,593")])
 def test_a_figure_too_large_to_draw_is_one_sentence(filters, checkpoints, size):
-    sentence = f"would have {size} pixels, .* more than 65,535: name fewer --filters, or fewer network.checkpoints"
+    sentence = f"would have {size} pixels, .* more than 65,535: name fewer with --filter, or fewer network.checkpoints"
     with pytest.raises(InputError, match=sentence):
         paper.check_evolution(filters, checkpoints)
     cells = [[None] * checkpoints] * filters

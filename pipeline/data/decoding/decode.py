@@ -216,7 +216,7 @@ def _array_damage() -> Iterator[None]:
         yield
     except (DecodeError, InputError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever numpy, tifffile and its codecs raise
         raise DecodeError(f"{type(error).__name__}: {first_line(error)}") from None
 
 
