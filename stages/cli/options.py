@@ -136,10 +136,12 @@ class RunOptions:
 
     def find_store(self) -> Store | None:
         """Return the store whose own configuration is meant: it is given and there, and no other configuration is."""
-        from topnine.pipeline.store.store import Store
-
         store = self._changes().get("store", '""').strip('"')
-        if self.config is not None or self.network is not None or not store or not Store.exists(store):
+        if self.config is not None or self.network is not None or not store:
+            return None
+        from topnine.pipeline.store.store import Store  # importing it takes a while
+
+        if not Store.exists(store):
             return None
         found = Store.open(store)
         return found if found.fingerprint("index") is not None else None

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.conftest import REPOSITORY, normalised, run_stages, write_tar
-from tests.conftest import decode_at as decode
 from tests.timm_families import FAMILIES, QUICK, TIMM, Family, table
 from topnine.pipeline.compute.patches import patch_size
+from topnine.pipeline.data.decoding.decode import decode
 from topnine.pipeline.data.reader import list_images, open_reader
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.plan import Plan
@@ -153,7 +153,7 @@ def single_images(plan: Plan) -> Iterator[torch.Tensor]:
     with open_reader(plan.dataset) as reader:
         for entry in list_images(plan.dataset.shards[0]):
             data = reader.read(0, entry.offset, entry.size, entry.key)
-            pixels = torch.from_numpy(decode(data, plan.config.decode.resize, plan.preparation.size).pixels.copy())
+            pixels = torch.from_numpy(decode(data, plan.preparation).pixels.copy())
             yield normalised(pixels[None], plan.network.architecture).contiguous()
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import decode_at as decode
 from tests.conftest import normalised, run_stages, write_tar
 from tests.oracle.chains import run_all, run_up
 from topnine.pipeline.compute.patches import patch_size
+from topnine.pipeline.data.decoding.decode import decode
 from topnine.pipeline.data.reader import list_images, open_reader
 from topnine.pipeline.store.store import Store
 from topnine.stages.deconvolve import DeconvolveTask, deconvolve_filters
@@ -41,7 +41,7 @@ def single_images(plan):
                 yield None
                 continue
             data = reader.read(0, entry.offset, entry.size, entry.key)
-            pixels = torch.from_numpy(decode(data, plan.config.decode.resize, plan.preparation.size).pixels.copy())
+            pixels = torch.from_numpy(decode(data, plan.preparation).pixels.copy())
             yield normalised(pixels[None], plan.network.architecture)
 
 
