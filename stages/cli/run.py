@@ -113,6 +113,8 @@ def run_stages(
     str
         The path of the store.
     """
+    if options.find_store() is None:
+        options.read()  # what is wrong with it is said before anything is imported
     logger.info(LOADING)
     from topnine.pipeline.plan import Plan
     from topnine.stages.cli.summary import describe_run, summarise_run
