@@ -59,7 +59,7 @@ def write_index(store: Store) -> None:
     columns = {"key": np.array(KEYS, object), **places, "label": LABELS}
     attributes = {"dataset": {"name": "six", "shards": [], "classes": ["cat", "dog"]}}
     columns = {name: np.asarray(values) for name, values in columns.items()}
-    store.write_index(columns, np.full(len(KEYS), ""), BLOCK, attributes, {})
+    store.write_index(columns, np.full(len(KEYS), ""), BLOCK, attributes, {}, {})
 
 
 def _mine(store: Store) -> None:

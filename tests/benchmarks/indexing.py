@@ -85,7 +85,7 @@ def open_row(folder: Path, rounds: int) -> Row:
     }
     store = Store.create(str(folder / "index.zarr"))
     damage = np.full(IMAGENET_IMAGES, "", dtype=np.dtypes.StringDType())
-    store.write_index(columns, damage, 1024, {"dataset": {"name": "ImageNet", "shards": [], "classes": []}}, {})
+    store.write_index(columns, damage, 1024, {"dataset": {"name": "ImageNet", "shards": [], "classes": []}}, {}, {})
     command = [sys.executable, "-c", OPEN, store.path]
     outputs = [
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(rounds)

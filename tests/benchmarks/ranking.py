@@ -50,7 +50,7 @@ def synthetic(folder: Path, block: int) -> Plan:
     store = Store.create(plan.config.store)
     text = np.full(IMAGENET_IMAGES, "", dtype=np.dtypes.StringDType())
     columns = {name: np.zeros(IMAGENET_IMAGES, np.int64) for name in ("shard", "offset", "byte_count", "label")}
-    store.write_index({"key": text, **columns}, text, block, plan.root_attributes([]), plan.fingerprints.index)
+    store.write_index({"key": text, **columns}, text, block, plan.root_attributes([]), plan.fingerprints.index, {})
     store = Store.open(plan.config.store, write=True)
     attributes = {**layer.attributes(), "precision": "float32", "versions": {}}
     store.add_layer(layer.name, attributes, plan.fingerprints.of("mine", layer))

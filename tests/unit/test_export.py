@@ -155,7 +155,7 @@ def test_the_long_table_takes_the_memory_of_a_block(tmp_path):
         writer = Store.create(path)
         index = {"key": images.astype(str).astype(object), "shard": images, "offset": images, "byte_count": images}
         attributes = {"dataset": {"name": "many", "shards": [], "classes": []}}
-        writer.write_index({**index, "label": images}, np.full(len(images), ""), block, attributes, {})
+        writer.write_index({**index, "label": images}, np.full(len(images), ""), block, attributes, {}, {})
         writer.add_layer("conv1", {**LAYER, "filters": filters}, {})
         for number in range(blocks):
             writer.images.write(number, {"status": np.full(block, OK)})

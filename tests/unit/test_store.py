@@ -243,7 +243,7 @@ def test_a_damaged_index_entry_is_recorded_at_once(tmp_path):
     images = np.arange(3)
     columns = {"key": np.array(["a", "b", "c"], object), "shard": images, "offset": images, "byte_count": images}
     damage = np.array(["", "ends early", ""], object)
-    store.write_index({**columns, "label": images - 1}, damage, 2, {"dataset": THREE}, {"data": "three"})
+    store.write_index({**columns, "label": images - 1}, damage, 2, {"dataset": THREE}, {"data": "three"}, {})
     again = Store.open(store.path)
     assert again.images.columns(["reason"])[0].tolist() == ["", "ends early", ""]
     assert again.attributes["dataset"] == store.attributes["dataset"] == THREE

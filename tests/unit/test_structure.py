@@ -33,7 +33,8 @@ IMPORTS = {
     "files": {"durable", "errors"},
     "tables": {"errors"},
     "fingerprints": {"config", "data", "files", "network", "ranking"},
-    "plan": {"compute", "config", "data", "errors", "files", "fingerprints", "network", "store"},
+    "plan": {"compute", "config", "data", "errors", "files", "fingerprints", "network", "store", "stored_plan"},
+    "stored_plan": {"config", "data", "errors", "files", "fingerprints", "network", "store"},
 }
 
 # Libraries that are imported in one place, and where.
