@@ -35,6 +35,7 @@ from tests.conftest import REPOSITORY, encode, noise
 from tests.forms import Picture
 from topnine.pipeline.config import clusters
 from topnine.pipeline.config.sections import RunConfig
+from topnine.pipeline.store.store import Store
 from topnine.stages.cli.main import app, main
 from topnine.stages.cli.options import RunOptions
 
