@@ -44,7 +44,7 @@ test: $(VENV)/ready-test  ## the tests, in minutes
 test-all: $(VENV)/ready-test  ## all tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
-fuzz: $(VENV)/ready-test  ## 20,000 mutated images and 2,000 mutated tars
+fuzz: $(VENV)/ready-test  ## 20,000 mutated JPEGs, 10,000 TIFFs and arrays, 2,000 tars
 	$(BIN)/python -m tests.fuzz.mutants 20000 2000
 
 torture: $(VENV)/ready-test  ## hours: kills, torn files, power cuts, two owners of a store, failing reads, many times

@@ -115,8 +115,9 @@ class Plan(StoredPlan):
             lines.append("images become grey: the network takes one channel")
         if decode.channels != COLOURS and len(own.mean) != decode.channels:
             mean, std = own.normalisation(decode.channels)
+            each = f"each of {decode.channels} channels" if decode.channels > 1 else "the channel"
             lines.append(
-                f"each of {decode.channels} channels is normalised by mean {mean[0]:.3f} and deviation {std[0]:.3f}, "
+                f"{each} is normalised by mean {mean[0]:.3f} and deviation {std[0]:.3f}, "
                 "which is assumed: see network.mean"
             )
         if data.range:

@@ -1,4 +1,4 @@
-"""Mutated JPEGs and tars: nothing may crash, hang, grow without bound, or be lost from the counts.
+"""Mutated JPEGs, TIFFs, arrays and tars: nothing may crash, hang, grow without bound, or be lost from the counts.
 
 ``python -m tests.fuzz.mutants 20000 2000`` runs so many of each, in this process: a crash of the decoder is its crash.
 The originals are real ones where ``TOPNINE_TEST_DATA`` names them, else photographs of the demo.
@@ -14,8 +14,11 @@ import tarfile
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
+import tifffile
 from PIL import Image
 
 from tests.conftest import decode_at as decode
@@ -81,11 +84,52 @@ def fuzz_images(count: int, seed: int = 0) -> Counter:
     return counts
 
 
-def outcome(data: bytes) -> str:
+def arrays() -> list[bytes]:
+    """A small picture as TIFF in several layouts and compressions, as .npy, and as PNG of 16 bits."""
+    noise = np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(noise).resize((90, 70)))
+    deep, planes = smooth.astype(np.uint16) * 200, np.moveaxis(smooth, -1, 0)
+    written = [imagecodecs.png_encode(deep)]
+    for values, options in (
+        (smooth, {"photometric": "rgb"}),
+        (smooth, {"photometric": "rgb", "compression": "lzw"}),
+        (smooth, {"photometric": "rgb", "compression": "jpeg"}),
+        (deep, {"photometric": "rgb", "compression": "zlib", "predictor": True}),
+        (deep[..., 0], {"photometric": "minisblack", "compression": "zstd"}),
+        (smooth, {"photometric": "rgb", "tile": (32, 32), "bigtiff": True}),
+        (planes, {"photometric": "minisblack", "planarconfig": "separate"}),
+        (planes, {"photometric": "minisblack"}),
+        (smooth[..., 0], {"photometric": "miniswhite", "compression": "packbits"}),
+    ):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, values, **options)
+        written.append(buffer.getvalue())
+    for mode, compression in (("P", None), ("CMYK", "tiff_lzw"), ("1", "group4")):
+        buffer = io.BytesIO()
+        Image.fromarray(smooth).convert(mode).save(buffer, "TIFF", compression=compression)
+        written.append(buffer.getvalue())
+    for values in (smooth, deep, planes):
+        buffer = io.BytesIO()
+        np.save(buffer, values)
+        written.append(buffer.getvalue())
+    return written
+
+
+def fuzz_arrays(count: int, seed: int = 0) -> Counter:
+    """Decode so many mutated TIFFs, .npy and PNGs of 16 bits; count what became of them."""
+    rng, images, counts = np.random.default_rng(seed), arrays(), Counter()
+    for _ in range(count):
+        data = mutate(images[rng.integers(len(images))], images[rng.integers(len(images))], rng)
+        counts[outcome(data, range=((0, 50_000),))] += 1
+    assert sum(counts.values()) == count
+    return counts
+
+
+def outcome(data: bytes, **options: Any) -> str:
     """Decode an image: "decoded", or that it was damaged; anything else is raised."""
     signal.alarm(SECONDS_EACH)
     try:
-        decode(data, 96, 96, MAX_PIXELS)
+        decode(data, 96, 96, MAX_PIXELS, **options)
         return "decoded"
     except DecodeError as error:
         assert str(error)
@@ -156,6 +200,7 @@ def main(images: int, tars: int) -> None:
     signal.signal(signal.SIGALRM, _hang)
     before = peak_kib()
     print("images", dict(fuzz_images(images)))
+    print("arrays", dict(fuzz_arrays(images // 2)))
     print("tars", dict(fuzz_tars(tars)))
     grown = (peak_kib() - before) // 1024
     print(f"grew by {grown} MiB")
