@@ -14,19 +14,22 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from topnine.pipeline.data.dataset import find_dataset
+from topnine.pipeline.data.decoding.arrays import NPY_MAGIC, TIFF_MAGIC, is_array
 from topnine.pipeline.data.decoding.decode import open_image
 from topnine.pipeline.data.entry import Dataset
 from topnine.pipeline.data.keys import unique_keys
 from topnine.pipeline.data.labels import Classes, assign
 from topnine.pipeline.data.listing import Index, check_complete
 from topnine.pipeline.data.reader import Reader, list_dataset, open_reader
-from topnine.pipeline.errors import DecodeError, InputError, WorkError
+from topnine.pipeline.errors import BandsError, DecodeError, InputError, WorkError
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.prefetch import map_ahead
 from topnine.stages.progress import Progress
 
-SUFFIXES = {b"\x89PNG": ".png", b"RIFF": ".webp"}  # by an image's first bytes; all others are .jpg, as in ImageNet
+# By an image's first bytes; all others are .jpg, as in ImageNet.
+SUFFIXES = {b"\x89PNG": ".png", b"RIFF": ".webp", **dict.fromkeys(TIFF_MAGIC, ".tif"), NPY_MAGIC[:4]: ".npy"}
 PREFETCHED_IMAGES = 64
+UNSHRUNK = "TIFF, .npy and images of 16 bits cannot be shrunk to JPEG: pack them without --resize."
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def _read_image(reader: Reader, images: Index, packing: Packing, number: int) ->
     try:
         data = reader.read(*place, images.key[number])
         return data if packing.resize is None else _shrink(data, packing.resize, packing.quality)
+    except BandsError:
+        raise InputError(UNSHRUNK) from None
     except DecodeError:
         return None
     except MemoryError as error:
@@ -116,7 +121,9 @@ def _read_image(reader: Reader, images: Index, packing: Packing, number: int) ->
 
 
 def _shrink(data: bytes, shortest: int, quality: int) -> bytes:
-    """Return an image as JPEG, its shortest side at most so many pixels long."""
+    """Return an image as JPEG, its shortest side at most so many pixels long; InputError where JPEG cannot hold it."""
+    if is_array(data):
+        raise InputError(UNSHRUNK)
     image = open_image(data)
     side = min(image.size)
     if side > shortest:

@@ -3,7 +3,9 @@ import os
 import tarfile
 from contextlib import closing
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.conftest import encode, noise, write_tar
@@ -106,3 +108,23 @@ def test_the_suffix_says_what_the_bytes_are(tmp_path):
     assert members(tmp_path / "out/a-000000.tar") == {
         "JPEG.jpg": images["JPEG"], "PNG.png": images["PNG"], "WEBP.webp": images["WEBP"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [".tif", ".npy", ".png"])
+def test_deep_images_are_packed_as_they_are_and_not_shrunk(tmp_path, form):
+    values, buffer = np.arange(30 * 40, dtype=np.uint16).reshape(30, 40) * 50, io.BytesIO()
+    if form == ".npy":
+        np.save(buffer, values)
+    elif form == ".tif":
+        tifffile.imwrite(buffer, values)
+    else:
+        Image.fromarray(values).save(buffer, "PNG")
+    write_tar(tmp_path / "a.tar", [(f"a{form}", buffer.getvalue())])
+    for _ in pack(str(tmp_path / "a.tar"), tmp_path / "kept", Packing()):
+        pass
+    with tarfile.open(next((tmp_path / "kept").glob("*.tar"))) as packed:
+        assert packed.getnames() == [f"a{form}"]
+        assert packed.extractfile(f"a{form}").read() == buffer.getvalue()
+    with pytest.raises(InputError, match="cannot be shrunk to JPEG: pack them without --resize"):
+        for _ in pack(str(tmp_path / "a.tar"), tmp_path / "shrunk", Packing(resize=20)):
+            pass
