@@ -42,6 +42,8 @@ LIBRARIES = {
     "torch": {"pipeline/network", "pipeline/compute"},
     "torchvision": {"pipeline/network", "pipeline/compute"},
     "safetensors": {"pipeline/network"},
+    "tifffile": {"pipeline/data"},
+    "imagecodecs": {"pipeline/data"},
     "zarr": {"pipeline/store"},
     "distributed": {"pipeline/cluster"},
     "dask": {"pipeline/cluster"},
