@@ -74,7 +74,7 @@ def test_sheets_are_drawn_before_any_other_filter_is_projected(data, tmp_path, c
     plan = plan_of("small", tmp_path / "shown", data, "0 2", cluster={"kind": cluster})
     seen, drawn = run_with(plan, SheetChoice())
     notes = [progress.note for progress in seen if progress.note]
-    paths = [sheet_paths(plan.folder, layer, plan.network, SheetChoice())[0] for layer in plan.layers]
+    paths = [sheet_paths(plan.folder, layer, SheetChoice(), with_weights=False)[0] for layer in plan.layers]
     assert notes == [f"{FIRST}{path}" for path in paths]
     stages = list(dict.fromkeys(progress.stage for progress in seen))
     assert stages == ["index", "mine", "rank", "first sheets", "deconvolve", "tile"]
