@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import InputError
 from .graph import Graph
-from .modules.preparation import count_channels
+from .modules.preparation import first_channels
 from .receptive_field import ReceptiveField, map_geometry
 from .taps import Layout, Tap, find_tap
 
@@ -233,7 +233,7 @@ def convolutions(graph: Graph) -> list[str]:
 def pixel_weights(network: nn.Module, layer: Layer) -> np.ndarray | None:
     """Return the weights (filter, channel, y, x) of a convolution of the pixels; None for any other layer."""
     module = network.get_submodule(layer.module)
-    if not isinstance(module, nn.Conv2d) or module.in_channels != count_channels(network) or module.groups != 1:
+    if not isinstance(module, nn.Conv2d) or module.in_channels != first_channels(network) or module.groups != 1:
         return None
     seen = [each * (side - 1) + 1 for each, side in zip(module.dilation, module.kernel_size, strict=True)]
     if seen != [layer.field.y.size, layer.field.x.size]:

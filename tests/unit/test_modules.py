@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from topnine.pipeline.config.sections import NetworkConfig
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.network.loading import load_network
-from topnine.pipeline.network.modules.preparation import unwrap
+from topnine.pipeline.network.modules.preparation import count_channels, unwrap
 from topnine.pipeline.network.modules.tensors import constants, convert, convert_to_float32, named_constants
 from topnine.pipeline.network.registry import ARCHITECTURES
 from topnine.pipeline.network.weights import weights_digest
@@ -668,3 +668,21 @@ def test_registered_networks_have_no_constants_but_those_of_their_state_dict(nam
         except RuntimeError:  # RegNet computes its widths with tensors, and is built with values
             return
     assert {path for path, _ in named_constants(module)} <= module.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("first", "channels"),
+    [
+        (nn.Conv2d(3, 4, 3), 3),
+        (nn.Conv2d(1, 4, 3), 1),
+        (nn.Conv2d(5, 4, 3), 5),
+        (nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3)), 3),
+        (nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (224, 224)), nn.BatchNorm2d(7), nn.Conv2d(7, 4, 3)), 7),
+    ],
+)
+def test_channels_are_three_where_a_network_runs_on_three(first, channels):
+    network = nn.Sequential(first, nn.ReLU()).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert count_channels(network) == channels
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any
 
@@ -23,6 +24,7 @@ WRAPPERS = {
     "ModelEmaV2": "module",
     "ModelEmaV3": "module",
 }
+COLOURS = 3  # channels
 MATERIALISED_AT_PX = 224
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
@@ -176,7 +178,24 @@ def _settle(module: Any) -> None:
         module.__class__ = module.cls_to_become
 
 
-def count_channels(module: nn.Module) -> int:
+def first_channels(module: nn.Module) -> int:
     """Return how many channels the first of a network's convolutions takes; 3 where it has none."""
     convolutions = (each for each in module.modules() if isinstance(each, nn.Conv2d))
-    return next((each.in_channels for each in convolutions), 3)
+    return next((each.in_channels for each in convolutions), COLOURS)
+
+
+def count_channels(module: nn.Module) -> int:
+    """Return how many channels a network takes: three where it runs on three, else as many as its first convolution.
+
+    The first convolution may take others than the network, which rearranges its pixels or adds their coordinates. A
+    copy is run: a first pass may leave something behind.
+    """
+    first = first_channels(module)
+    if first == COLOURS:
+        return first
+    try:
+        with torch.no_grad():
+            copy.deepcopy(module).eval()(torch.zeros(1, COLOURS, MATERIALISED_AT_PX, MATERIALISED_AT_PX))
+    except Exception:  # noqa: BLE001 - what a network raises on an input that is not its own
+        return first
+    return COLOURS
