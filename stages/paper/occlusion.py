@@ -138,9 +138,7 @@ def choose_square(size: tuple[int, int], side: int | None, step: int | None) -> 
     square = Square(side or max(1, shortest // 4), step or max(1, shortest // POSITIONS))
     for name, value in (("--side", square.side), ("--step", square.step)):
         if value > shortest:
-            raise InputError(
-                f"{name} {value} is more than the input's shorter side, {shortest} pixels: give a smaller one."
-            )
+            raise InputError(f"{name} {value} is more than the input's side, {shortest} pixels: give a smaller one.")
     return square
 
 
