@@ -262,11 +262,12 @@ def make_plan(config: RunConfig, photographs: Path | None = None) -> Plan:
     network = load_network(config.network)
     check_reproducible(network)
     config = _complete_values(config, network, dataset)
+    sample = _sample_images(config)  # InputError where they are none that the network takes
     examined = _EXAMINED.setdefault(network.module, {})
     key = Preparation.of(config.decode, config.data).shape, config.mine.layers
     if key not in examined:
         logger.info("tracing and probing %s", config.network.name)
-        examined[key] = _examine(config, network)
+        examined[key] = _examine(config, network, sample)
     graph, layers, references = examined[key]
     classes = read_classes(config.data.classes) if config.data.classes else None
     fingerprints = compute_fingerprints(config, dataset, network.digest)
@@ -298,10 +299,10 @@ def _complete_values(config: RunConfig, network: Network, dataset: Dataset) -> R
     return config.model_copy(update={"data": config.data.model_copy(update={"range": limits})})
 
 
-def _examine(config: RunConfig, network: Network) -> _Examined:
-    """Trace a network and probe its layers, on a few images of the data."""
+def _examine(config: RunConfig, network: Network, sample: np.ndarray) -> _Examined:
+    """Trace a network and probe its layers, on a few images (image, y, x, channel) uint8 of the data."""
     shape = Preparation.of(config.decode, config.data).shape
-    pixels = probe_pixels(_sample_images(config), network.architecture, shape)
+    pixels = probe_pixels(sample, network.architecture, shape)
     recording = trace_network(network, pixels[:1])
     wanted = find_layers(recording.graph, network.architecture.layers, config.mine.layers, network.unwrapped)
     check_layers(network, {layer.name: layer.tap for layer in wanted}, pixels[:1])

@@ -37,6 +37,11 @@ class StoredPlan:
     layers: tuple[Layer, ...]
     fingerprints: Fingerprints
 
+    def __post_init__(self) -> None:
+        bands, channels = self.config.tile.bands, self.config.decode.channels
+        if bands and max(bands) >= channels:
+            raise InputError(f"tile.bands asks for channel {max(bands)}, and the network's input has {channels}.")
+
     @property
     def folder(self) -> Path:
         """The run's folder, beside its store, for figures and the gallery."""

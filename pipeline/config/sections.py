@@ -122,9 +122,9 @@ class DataConfig(Table):
     )
     range: tuple[Limits, ...] = Field(
         (),
-        description="The values that become black and white, as in `[0, 4095]`, or a pair for each channel. All "
-        "between are scaled to 8 bits, all beyond are cut off. Empty, values of 8 bits stay as they are; of deeper "
-        "ones it is taken from a sample: see [Channels and bits](#channels-and-bits).",
+        description="Of images of more than 8 bits, the values that become black and white, as in `[0, 4095]`, or a "
+        "pair for each channel. All between are scaled to 8 bits, all beyond are cut off. Empty, it is taken from a "
+        "sample: see [Channels and bits](#channels-and-bits).",
     )
 
     @field_validator("range", mode="before")

@@ -23,19 +23,21 @@ def find_range(images: ImageSource) -> tuple[tuple[float, float], ...]:
     """Return the range of the values of images, a pair for all bands or, of more than three, one for each.
 
     It is empty where the first images that can be decoded have 8 bits. Otherwise it reaches from the 0.1st to the
-    99.9th percentile of the values of the first images of some shards, spread over all.
+    99.9th percentile of the values of the deep ones among the first images of some shards, spread over all.
 
     Raises
     ------
     InputError
         A package that reads them is not installed.
     """
-    first = islice(_read_values(images, [0], 4 * LOOKED_AT), LOOKED_AT)
-    if all(values.dtype == np.uint8 for values in first):
+    first = [*islice(_read_values(images, [0], 4 * LOOKED_AT), LOOKED_AT)]
+    deep = [_thin(values) for values in first if values.dtype != np.uint8]
+    if not deep:
         return ()
     total = len(images.dataset.shards)
     shards = np.unique(np.linspace(0, total - 1, min(total, SHARDS)).round().astype(int)).tolist()
-    sample = [_thin(values) for values in _read_values(images, shards, IMAGES_A_SHARD)]
+    sampled = _read_values(images, shards, IMAGES_A_SHARD)
+    sample = [_thin(values) for values in sampled if values.dtype != np.uint8] or deep
     bands = sample[0].shape[1]
     values = np.concatenate([each for each in sample if each.shape[1] == bands])
     values = values[np.isfinite(values).all(axis=1)]

@@ -127,16 +127,16 @@ class RunOptions:
 
         store = self.find_store()
         if store is None:
-            return read_config(self.config, self._changes(), self.cluster, self.network)
+            return read_config(self.config, self.changed(), self.cluster, self.network)
         from topnine.stages.tools.recorded import check_named, store_config
 
         if opens and not self.trust:
-            check_named(store, self._changes())
-        return store_config(store, self._changes(), self.cluster)
+            check_named(store, self.changed())
+        return store_config(store, self.changed(), self.cluster)
 
     def find_store(self) -> Store | None:
         """Return the store whose own configuration is meant: it is given and there, and no other configuration is."""
-        store = self._changes().get("store", '""').strip('"')
+        store = self.changed().get("store", '""').strip('"')
         if self.config is not None or self.network is not None or not store:
             return None
         from topnine.pipeline.store.store import Store  # importing it takes a while
@@ -145,12 +145,6 @@ class RunOptions:
             return None
         found = Store.open(store)
         return found if found.fingerprint("index") is not None else None
-
-    def words(self) -> list[str]:
-        """Return the options as a shell's words."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        words = [word for name, value in given.items() if isinstance(value, str) for word in (f"--{name}", value)]
-        return [*words, *(word for change in self.changes or [] for word in ("--set", change))]
 
     def find_origins(self) -> dict[str, str]:
         """Return for each key that the configuration or an option gives which of them does, by ``table.key``."""
@@ -166,7 +160,7 @@ class RunOptions:
         network = {"network.name": "--network"} if self.network is not None else {}
         return {**file, **network, **named, **dict.fromkeys(parse_changes(self.changes), "--set")}
 
-    def _changes(self) -> dict[str, str]:
+    def changed(self) -> dict[str, str]:
         """Return the changes as TOML values by key; those of ``--set`` count where two name one key."""
         named = {key: getattr(self, option) for option, key in NAMED.items()}
         changes = {key: json.dumps(value) for key, value in named.items() if value is not None}

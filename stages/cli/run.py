@@ -34,6 +34,7 @@ app = typer.Typer()
 logger = logging.getLogger(__name__)
 
 ALONE = {"rank", "statistics", "tile"}  # stages that need nothing but a store
+ALONE_TABLES, ALONE_KEYS = {"rank", "tile", "cluster"}, {"mine.layers", "store"}  # what may be changed then
 LOADING = "loading PyTorch and Dask"  # logged where a command begins to plan: that takes seconds
 SINGLE_STAGES = {
     "index": "Write the list of all images into the store.",
@@ -149,7 +150,7 @@ def run_stages(
 def _plan_alone(options: RunOptions) -> StoredPlan | None:
     """Return what the store alone says, for stages that need no more; None where another configuration is given."""
     store = options.find_store()
-    if store is None or options.data is not None or options.weights is not None:
+    if store is None or not all(key in ALONE_KEYS or key.split(".")[0] in ALONE_TABLES for key in options.changed()):
         return None
     from topnine.pipeline.store.analysis.run import open_run
     from topnine.pipeline.stored_plan import plan_of_store

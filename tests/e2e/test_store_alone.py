@@ -80,6 +80,16 @@ def test_images_and_network_may_be_gone_where_they_are_not_needed(run):
     assert (other / "y/figures/layer3.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("change", ["mine.batch=7", "decode.size=32", "data.max_pixels=9999"])
+def test_a_setting_that_the_store_was_not_made_with_is_refused(run, change):
+    before = contents(run / "runs/x.zarr")
+    for command in (["rank", "--set", "rank.distinct=look"], ["statistics"], ["tile"]):
+        finished = topnine(*command, "--store", "runs/x.zarr", "--set", change, cwd=run)
+        assert finished.returncode == 2
+        assert f"was made with {change.partition('=')[0]}" in finished.stderr or "decode.resize" in finished.stderr
+    assert contents(run / "runs/x.zarr") == before
+
+
 def test_what_only_a_store_names_is_not_opened(run):
     other = run.parent / "another"
     shutil.copytree(run / "runs/x.zarr", other / "y.zarr", dirs_exist_ok=True)

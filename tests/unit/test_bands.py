@@ -156,10 +156,18 @@ def test_deep_values_are_scaled_by_the_range(form):
     assert not np.array_equal(each[..., 0], expected[..., 0])
 
 
-def test_eight_bits_are_scaled_where_a_range_is_given():
-    assert np.array_equal(pixels(encode(COLOURS), range=((0, 255),)), COLOURS)
-    doubled = np.rint(COLOURS * 2.0).clip(0, 255)
-    assert np.array_equal(pixels(encode(COLOURS), range=((0, 127.5),)), doubled)
+def test_eight_bits_stay_as_they_are_beside_deeper_ones():
+    for data in (encode(COLOURS), npy(COLOURS), TIFFS["lzw"]):
+        assert np.array_equal(pixels(data, range=((0, 4000),)), COLOURS)
+
+
+def test_the_range_is_that_of_the_deep_images_alone(tmp_path):
+    members = [("0.png", encode(COLOURS)), ("1.npy", npy(DEEP)), ("2.png", encode(COLOURS))]
+    source = ImageSource(find_dataset(str(write_tar(tmp_path / "a.tar", members))), Preparation(30, (30, 40)))
+    assert find_range(source) == (tuple(np.percentile(DEEP, (0.1, 99.9))),)
+    damaged = [(f"{i}.png", b"no image") for i in range(6)]
+    late = write_tar(tmp_path / "late" / "a.tar", [*damaged, ("7.npy", npy(DEEP))])
+    assert len(find_range(ImageSource(find_dataset(str(late)), Preparation(30, (30, 40))))) == 1
 
 
 def test_values_that_are_no_numbers_are_damage():
@@ -210,6 +218,7 @@ def test_a_run_prints_and_records_the_range_and_what_it_assumes(tmp_path):
         ({"network__mean": [0.5, 0.5]}, r"network\.mean is that of 2 channels, and the network takes 3"),
         ({"data__range": [[0, 1], [0, 2]]}, r"data\.range is that of 2 channels, and the network takes 3"),
         ({"data__range": [3, 3]}, r"each pair is a value and a larger one"),
+        ({"tile__bands": [0, 1, 3]}, r"tile\.bands asks for channel 3, and the network's input has 3"),
         ({"tile__bands": [0, 1]}, "a picture shows one channel or three"),
         ({"decode__bands": [0, 1, 7]}, r"it has 3 bands, decode\.bands asks for band 7"),
         ({"decode__channels": 4}, r"none that can be mined: it has 3 bands, the network takes 4"),
@@ -221,8 +230,9 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_mined(tmp_path,
         plan_run(tmp_path, data__path=data, **changes)
 
 
-def test_a_package_that_is_missing_is_no_damage(tmp_path, monkeypatch):
+@pytest.mark.parametrize("missing", ["tifffile", "imagecodecs"])
+def test_a_package_that_is_missing_is_no_damage(tmp_path, monkeypatch, missing):
     data = write_tar(tmp_path / "data/a.tar", [("a.tif", TIFFS["lzw"])])
-    monkeypatch.setitem(sys.modules, "tifffile", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError, match=r"TIFF needs tifffile and imagecodecs .*: pip install 'topnine\[tiff\]'"):
         plan_run(tmp_path, data__path=data)

@@ -157,6 +157,7 @@ def _read_tiff(data: bytes) -> Bands:
 
 def _open_tiff(data: bytes) -> Any:
     try:
+        import imagecodecs  # noqa: F401 - tifffile takes it for a damaged file where it is not there
         import tifffile
     except ImportError as error:
         raise _missing("TIFF", error) from None

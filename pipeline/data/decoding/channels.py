@@ -50,15 +50,15 @@ def to_channels(image: Bands, preparation: Preparation) -> np.ndarray:
 def scale(values: np.ndarray, limits: Sequence[tuple[float, float]]) -> np.ndarray:
     """Return values (y, x, band) as uint8: those between the limits, of all bands or of each, become 0 to 255.
 
-    Without limits values of 8 bits stay as they are; errors as ``to_channels``.
+    Values of 8 bits stay as they are; errors as ``to_channels``.
 
     >>> scale(np.array([[[0], [50], [80], [300]]]), [(50, 100)]).ravel().tolist()
     [0, 0, 153, 255]
     """
-    if not limits:
-        if values.dtype != np.uint8:
-            raise BandsError(DEEP)
+    if values.dtype == np.uint8:
         return values
+    if not limits:
+        raise BandsError(DEEP)
     if len(limits) not in (1, values.shape[2]):
         raise BandsError(f"it has {values.shape[2]} bands, data.range is that of {len(limits)}")
     low, high = np.array(limits, np.float64).T

@@ -91,7 +91,7 @@ class Preparation:
     bands : tuple of int
         Which bands of an image are used, in this order, from 0; none = all.
     range : tuple of (float, float)
-        The values that become 0 and 255: of all bands, or of each. None: the values are 8 bits, and stay as they are.
+        The values that become 0 and 255, where they have more than 8 bits: of all bands, or of each.
     max_pixels : int
         A larger image is refused before it is decoded.
     """
