@@ -162,9 +162,10 @@ def test_eight_bits_stay_as_they_are_beside_deeper_ones():
 
 
 def test_the_range_is_that_of_the_deep_images_alone(tmp_path):
-    members = [("0.png", encode(COLOURS)), ("1.npy", npy(DEEP)), ("2.png", encode(COLOURS))]
+    deep = DEEP + 1000
+    members = [("0.png", encode(COLOURS)), ("1.npy", npy(deep)), ("2.png", encode(COLOURS))]
     source = ImageSource(find_dataset(str(write_tar(tmp_path / "a.tar", members))), Preparation(30, (30, 40)))
-    assert find_range(source) == (tuple(np.percentile(DEEP, (0.1, 99.9))),)
+    assert find_range(source) == (tuple(np.percentile(deep, (0.1, 99.9))),)
     damaged = [(f"{i}.png", b"no image") for i in range(6)]
     late = write_tar(tmp_path / "late" / "a.tar", [*damaged, ("7.npy", npy(DEEP))])
     assert len(find_range(ImageSource(find_dataset(str(late)), Preparation(30, (30, 40))))) == 1
