@@ -13,7 +13,8 @@ from topnine.pipeline.compute.activations import BlockResult
 from topnine.pipeline.compute.patches import cut, patch_boxes, patch_size, source_boxes
 from topnine.pipeline.compute.projections import ProjectionSettings, make_projections, ranked_images
 from topnine.pipeline.data.decoding.preparation import Geometry, Preparation
-from topnine.pipeline.data.images import ImageRecord, ImageSource, Look
+from topnine.pipeline.data.fetching import ImageRecord, Look
+from topnine.pipeline.data.images import ImageSource
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.fingerprints import Fingerprints
 from topnine.pipeline.network.layers import Layer
@@ -100,8 +101,8 @@ def iterate_records(store: Store, runs: list[slice], mined: Collection[int] = ()
     for run in runs:
         lists = (column[run.start - first : run.stop - first].tolist() for column in columns)
         looks = _read_looks(store, run) if run.start // store.images.block in mined else repeat(None)
-        for row, look in zip(zip(*lists, strict=True), looks, strict=False):
-            yield ImageRecord(*row)._replace(look=look)
+        for shard, offset, size, key, reason, look in zip(*lists, looks, strict=False):
+            yield ImageRecord(shard, offset, size, key, reason, look)
 
 
 def _read_looks(store: Store, run: slice) -> Iterator[Look | None]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,6 +120,9 @@ class Watched(devices.Cuda):
     def _copy(self, module: nn.Module) -> nn.Module:
         self.copies += 1
         return module
+
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.empty(shape, np.uint8)
 
     def _upload(self, array: Tensor) -> Tensor:
         return array.clone()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ..config.sections import NetworkConfig
 from ..data.decoding.decode import Decoded
-from ..data.images import ImageReader, ImageRecord, ImageSource
+from ..data.fetching import ImageRecord
+from ..data.images import DecodedBatch, ImageSource
 from ..errors import DecodeError, InputError, StopError, WorkError
 from ..network.layers import Layer
 from ..network.loading import Network, load_network
@@ -117,13 +117,25 @@ def run_images(
     device.check_precision(settings.precision)
     forward = Forward.of(settings, layers, device)
     forwards = device.forwards(settings.threads)
-    waiting = max(2, settings.queue_bytes // math.prod(settings.images.preparation.shape))
+    shape = settings.images.preparation.shape
+    waiting = max(2, settings.queue_bytes // math.prod(shape))
+    buffers = Buffers(device, shape)
+
+    def run_batch(batch: DecodedBatch) -> BlockResult:
+        """Run a batch, and give its pixels back."""
+        result = forward.run_batch(batch)
+        buffers.give(batch.pixels)
+        return result
+
     with device.deterministic(settings.precision), settings.images.open() as reader, ExitStack() as streams:
         forward.check_references(settings.references)
-        decode = partial(decode_image, reader, settings)
-        decoded = streams.enter_context(closing(map_ahead(decode, records, settings.threads, waiting)))
-        batches = list_batches(decoded, runs, settings.batch)
-        results = streams.enter_context(closing(map_ahead(forward.run_batch, batches, forwards, forwards + 1)))
+        batches = list_batches(records, runs, settings.batch)
+        decoded = streams.enter_context(
+            closing(reader.decode_batches(batches, settings.threads, waiting, buffers.take))
+        )
+        if settings.stop_at_damage:
+            decoded = stop_at_damage(decoded, settings.images)
+        results = streams.enter_context(closing(map_ahead(run_batch, decoded, forwards, forwards + 1)))
         for rows in runs:
             of_run = []
             for result in islice(results, -(-(rows.stop - rows.start) // settings.batch)):
@@ -132,27 +144,47 @@ def run_images(
             yield join(of_run)
 
 
-def decode_image(reader: ImageReader, settings: MiningSettings, record: ImageRecord) -> Decoded | DecodeError:
-    """Return a decoded image, or the error that says why it is damaged."""
-    try:
-        return reader.decode(record)
-    except DecodeError as error:
-        if settings.stop_at_damage:
-            shard = settings.images.dataset.shards[record.shard].name
-            raise StopError(
-                f"shard {shard}: image {record.key} cannot be decoded: {error}. "
-                'Replace it, or set data.on_damaged = "skip".'
-            ) from None
-        return error
+def stop_at_damage(batches: Iterable[DecodedBatch], images: ImageSource) -> Generator[DecodedBatch, None, None]:
+    """Yield batches; StopError at the first damaged image."""
+    for batch in batches:
+        for record, image in zip(batch.records, batch.images, strict=True):
+            if isinstance(image, DecodeError):
+                raise StopError(
+                    f"shard {images.dataset.shards[record.shard].name}: image {record.key} cannot be decoded: {image}. "
+                    'Replace it, or set data.on_damaged = "skip".'
+                )
+        yield batch
 
 
 def list_batches(
-    decoded: Iterator[Decoded | DecodeError], runs: Iterable[slice], batch: int
-) -> Iterator[list[Decoded | DecodeError]]:
-    """Yield a stream of images as batches that never cross a run."""
+    records: Iterable[ImageRecord], runs: Iterable[slice], batch: int
+) -> Generator[list[ImageRecord], None, None]:
+    """Yield images as batches that never cross a run."""
+    images = iter(records)
     for rows in runs:
         for start in range(rows.start, rows.stop, batch):
-            yield list(islice(decoded, min(batch, rows.stop - start)))
+            yield list(islice(images, min(batch, rows.stop - start)))
+
+
+class Buffers:
+    """Arrays (image, y, x, channel) uint8 for decoded images, in memory from where a device takes them fast.
+
+    They are made once and used again, so that memory has no holes to grow by.
+    """
+
+    def __init__(self, device: Device, shape: tuple[int, int, int]) -> None:
+        self._device = device
+        self._shape = shape
+        self._free: dict[int, list[np.ndarray]] = {}
+
+    def take(self, images: int) -> np.ndarray:
+        """Return an array for so many images; what it holds is of no meaning."""
+        free = self._free.setdefault(images, [])
+        return free.pop() if free else self._device.empty((images, *self._shape))
+
+    def give(self, pixels: np.ndarray) -> None:
+        """Keep an array that nobody uses any more, for a batch to come."""
+        self._free[len(pixels)].append(pixels)
 
 
 @dataclass(frozen=True)
@@ -182,20 +214,16 @@ class Forward:
         rows = normalisation_rows(network.architecture, *shape[1:])
         return cls(open_device("cpu"), network, rows, layers, shape, "float32")
 
-    def run_batch(self, batch: list[Decoded | DecodeError]) -> BlockResult:
-        """Run a batch through the network. Damaged images are black there, and NaN at (0, 0) in the result.
+    def run_batch(self, batch: DecodedBatch) -> BlockResult:
+        """Run a batch through the network. Damaged images are NaN at (0, 0) in the result.
 
         Raises
         ------
         WorkError
             Activations that are not finite.
         """
-        pixels = np.zeros((len(batch), *self.shape), np.uint8)
-        for i, image in enumerate(batch):
-            if isinstance(image, Decoded):
-                pixels[i] = image.pixels
-        layers = self.run_pixels(pixels)
-        damaged = np.array([isinstance(image, DecodeError) for image in batch])
+        layers = self.run_pixels(batch.pixels)
+        damaged = np.array([isinstance(image, DecodeError) for image in batch.images])
         for name, (activation, row, column) in layers.items():
             if not np.isfinite(activation[~damaged]).all():
                 raise WorkError(
@@ -203,7 +231,7 @@ class Forward:
                     "its weights are damaged, or mine.precision is too coarse for it."
                 )
             activation[damaged], row[damaged], column[damaged] = np.nan, 0, 0
-        return BlockResult(image_columns(batch), layers)
+        return BlockResult(image_columns(batch.images), layers)
 
     def run_pixels(self, pixels: np.ndarray) -> dict[str, LayerResult]:
         """Run images (image, y, x, channel) uint8 through the network; return each layer's activations and places."""
@@ -236,13 +264,13 @@ class Forward:
             return {name: (activation.float(), row, column) for name, (activation, row, column) in maxima.items()}
 
 
-def image_columns(batch: list[Decoded | DecodeError]) -> dict[str, np.ndarray]:
+def image_columns(images: list[Decoded | DecodeError]) -> dict[str, np.ndarray]:
     """Return the columns (image) that are recorded of images: see ``store.schema.image_arrays``."""
     rows = [
         (str(image), 0, 0, 0)
         if isinstance(image, DecodeError)
         else ("", image.geometry.height, image.geometry.width, image.hash)
-        for image in batch
+        for image in images
     ]
     reason, height, width, hashes = zip(*rows, strict=True)
     return {

@@ -55,6 +55,9 @@ class Device(Protocol):
         It is the same object for the same module and precision.
         """
 
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array uint8 of some shape for what ``run`` takes, in memory from where the device copies fast."""
+
     def run(self, key: Hashable, function: Callable[..., Any], *arrays: np.ndarray, precision: str = "float32") -> Any:
         """Compute a batch: ``function`` takes the arrays as tensors; the tensors that it returns come back as arrays.
 
@@ -148,6 +151,10 @@ class Cpu(Batches):
         """Return the module itself, in ``float64`` a copy; the copy that was made last is kept."""
         return self._doubled.get(module, copy_in_double) if precision == "float64" else module
 
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array of numpy's."""
+        return np.empty(shape, np.uint8)
+
     @contextmanager
     def _batch(self, kind: Kind) -> Iterator[None]:
         if kind in self._known:
@@ -236,6 +243,10 @@ class Cuda(Batches):
 
     # From here on the calls to the driver.
 
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array in pinned memory."""
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+
     def _new_stream(self) -> Any:
         return torch.cuda.Stream(self.name)
 
@@ -257,7 +268,8 @@ class Cuda(Batches):
         return converted_copy(module, lambda tensor: tensor.to(self.name))  # module.to leaves plain attributes behind
 
     def _upload(self, array: Tensor) -> Tensor:
-        return array.pin_memory().to(self.name, non_blocking=True)
+        pinned = array if array.is_pinned() else array.pin_memory()
+        return pinned.to(self.name, non_blocking=True)
 
     def _download(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", non_blocking=True)  # into pinned memory

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from ..config.sections import NetworkConfig
-from ..data.images import ImageRecord, ImageSource
+from ..data.fetching import ImageRecord
+from ..data.images import ImageSource
 from ..errors import WorkError
 from ..network.layers import Layer
 from ..network.loading import Network, load_network

@@ -11,6 +11,10 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ARRAY_SUFFIX}
 )  # of file names, in lower case
 
+IMAGES_A_READ = 16  # of a shard
+READS = 4  # at once, on a disk
+IN_FLIGHT = 64  # the same, in a bucket
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -41,6 +45,25 @@ class Shard:
     modified: float
     class_name: str = ""
     annotations: str = ""
+
+
+@dataclass(frozen=True)
+class Together:
+    """How the images of a shard are read together.
+
+    Attributes
+    ----------
+    images : int
+        At most so many, which follow one another.
+    in_flight : int
+        So many reads at once.
+    gap : int, optional
+        Offsets are bytes, and one read takes what is at most so far apart; None where each image is read by itself.
+    """
+
+    images: int
+    in_flight: int
+    gap: int | None = None
 
 
 @dataclass(frozen=True)

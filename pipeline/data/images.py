@@ -5,10 +5,9 @@ Mining, deconvolving, thumbnails and grids all read images here, so they treat a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,54 +16,11 @@ from ..prefetch import map_ahead
 from .decoding.decode import Decoded, decode
 from .decoding.preparation import Preparation
 from .entry import Dataset, Shard, ShardSelection
-from .reader import Reader, first_images, open_reader
+from .fetching import Fetched, ImageRecord, Look, fetch_ahead
+from .reader import Data, Reader, first_images, open_reader
 
 WAITING_A_THREAD = 4  # decoded images, in read_pixels
 TRIED = 4  # times as many images as a sample shall have, for those that cannot be decoded
-
-
-class Look(NamedTuple):
-    """What mine records of an image that it decoded, by which it is known again.
-
-    Attributes
-    ----------
-    hash : int
-        The ``decode.difference_hash`` of its pixels.
-    height, width : int
-        Of the source image, in pixels.
-    """
-
-    hash: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.height} × {self.width} pixels, difference hash {self.hash:016x}"
-
-
-class ImageRecord(NamedTuple):
-    """What the store holds of an image: where its bytes are, and how it is called.
-
-    Attributes
-    ----------
-    shard : int
-        Number of the shard in the dataset.
-    offset, size : int
-        Where the bytes are, as the shard's form counts (see ``Entry``).
-    key : str
-        The image's unique name.
-    damage : str
-        Why the image cannot be read, where that is known already, else "".
-    look : Look, optional
-        What it looked like when it was mined; None where it was not.
-    """
-
-    shard: int
-    offset: int
-    size: int
-    key: str
-    damage: str = ""
-    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -119,30 +75,74 @@ class ImageSource:
                         yield data
 
 
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Images that were decoded one after the other into one array.
+
+    Attributes
+    ----------
+    records : sequence of ImageRecord
+    pixels : ndarray (image, y, x, channel) uint8
+        Damaged images are black.
+    images : list
+        Each as it was decoded, or the error that says why it is damaged.
+    """
+
+    records: Sequence[ImageRecord]
+    pixels: np.ndarray
+    images: list[Decoded | DecodeError]
+
+
 class ImageReader:
     """Decodes the images of a dataset by their records; threads may share one."""
 
     def __init__(self, source: ImageSource, reader: Reader) -> None:
-        self._source = source
+        self._preparation = source.preparation
         self._reader = reader
 
     def decode(self, record: ImageRecord) -> Decoded:
-        """Return an image at the network's input size.
+        """Return an image at the network's input size; errors as ``decode_batches``, and DecodeError for damage."""
+        (batch,) = self.decode_batches([[record]], 1, 1, self._empty)
+        (image,) = batch.images
+        if isinstance(image, DecodeError):
+            raise image
+        return image
+
+    def decode_batches(
+        self,
+        batches: Iterable[Sequence[ImageRecord]],
+        threads: int,
+        waiting: int,
+        empty: Callable[[int], np.ndarray],
+    ) -> Generator[DecodedBatch, None, None]:
+        """Yield batches of images at the network's input size, read and decoded ahead.
+
+        Parameters
+        ----------
+        threads : int
+            That decode.
+        waiting : int
+            How many images may be decoded, or be under way, before they are taken.
+        empty : callable
+            Returns an array (image, y, x, channel) uint8 for a batch of so many images.
 
         Raises
         ------
-        DecodeError
-            The bytes are not an image that can be decoded. This is a property of the image.
         WorkError
-            The bytes cannot be read, or memory ran out. This is a property of the machine, and may pass. Or the image
-            was mined, and is another one now.
+            The bytes of an image cannot be read, or memory ran out. This is a property of the machine, and may pass.
+            Or the image was mined, and is another one now.
         """
-        if record.look is not None:
-            return self._decode_again(record)
-        try:
-            return self._decode(record)
-        except OSError as error:
-            raise WorkError(f"{self._name(record)} cannot be read: {error}") from None
+        with (
+            closing(fetch_ahead(self._reader, (batch for batch in batches if batch))) as fetched,
+            closing(_with_pixels(fetched, empty)) as portions,
+            closing(map_ahead(self._decode_portion, portions, threads, waiting, _count_images)) as decoded,
+        ):
+            images: list[Decoded | DecodeError] = []
+            for portion, pixels, of_portion in decoded:
+                images += of_portion
+                if portion.is_last:
+                    yield DecodedBatch(portion.batch, pixels, images)
+                    images = []
 
     def read_pixels(self, records: Sequence[ImageRecord], threads: int) -> np.ndarray:
         """Return the pixels of images that were decoded before, when they were mined.
@@ -157,44 +157,85 @@ class ImageReader:
         WorkError
             An image can no longer be read or decoded, or is another one now.
         """
-        pixels = np.empty((len(records), *self._source.preparation.shape), np.uint8)
-        images = map_ahead(self._decode_again, records, threads, WAITING_A_THREAD * threads)
-        for number, image in enumerate(images):
-            pixels[number] = image.pixels
+        pixels = self._empty(len(records))
+        for batch in self.decode_batches([records], threads, WAITING_A_THREAD * threads, lambda images: pixels):
+            for record, image in zip(batch.records, batch.images, strict=True):
+                if isinstance(image, DecodeError):
+                    raise self._gone(record, image)
         return pixels
 
-    def _decode_again(self, record: ImageRecord) -> Decoded:
-        """Decode an image that was mined; WorkError where that is not possible or gives another one."""
+    def _empty(self, images: int) -> np.ndarray:
+        return np.empty((images, *self._preparation.shape), np.uint8)
+
+    def _decode_portion(self, portion: _Portion) -> tuple[Fetched, np.ndarray, list[Decoded | DecodeError]]:
+        fetched, pixels = portion
+        records = fetched.batch[fetched.rows]
+        images = [
+            self._judge(record, data, row)
+            for record, data, row in zip(records, fetched.data, pixels[fetched.rows], strict=True)
+        ]
+        return replace(fetched, data=[]), pixels, images
+
+    def _judge(self, record: ImageRecord, data: Data, pixels: np.ndarray) -> Decoded | DecodeError:
+        """Decode an image into an array (y, x, channel), and return it; or the error, where it is damaged."""
         try:
-            decoded = self._decode(record)
-        except (DecodeError, OSError) as error:
-            raise WorkError(
-                f"image {record.key} in shard {self._shard_name(record)} was mined but cannot be decoded now: {error}. "
-                "Has the shard changed?"
-            ) from error
-        look = Look(decoded.hash, decoded.geometry.height, decoded.geometry.width)
-        if record.look not in (None, look):
-            raise WorkError(
-                f"{self._name(record)} has changed since it was mined: it has {look}, and had {record.look}. "
-                "Restore the data and the version of Pillow, or mine into another STORE."
-            )
+            if isinstance(data, DecodeError | OSError):
+                raise data
+            decoded = self._decode(record, data, pixels)
+        except DecodeError as error:
+            if record.look is not None:
+                raise self._gone(record, error) from error
+            pixels[...] = 0
+            return error
+        except OSError as error:
+            if record.look is not None:
+                raise self._gone(record, error) from error
+            raise WorkError(f"{self._name(record)} cannot be read: {error}") from None
+        if record.look is not None:
+            self._compare(record, record.look, decoded)
         return decoded
 
-    def _decode(self, record: ImageRecord) -> Decoded:
-        """Read and decode an image; DecodeError and OSError are passed on."""
-        if record.damage:
-            raise DecodeError(record.damage)
+    def _decode(self, record: ImageRecord, data: bytes | memoryview, pixels: np.ndarray) -> Decoded:
         try:
-            data = self._reader.read(record.shard, record.offset, record.size, record.key)
-            return decode(data, self._source.preparation)
+            decoded = decode(bytes(data), self._preparation)
         except MemoryError as error:
             raise WorkError(
                 f"{self._name(record)} cannot be decoded: memory ran out ({first_line(error)}). "
                 "Run it where there is more, or with fewer threads."
             ) from None
+        pixels[...] = decoded.pixels
+        return Decoded(pixels, decoded.geometry, decoded.hash)
+
+    def _compare(self, record: ImageRecord, look: Look, decoded: Decoded) -> None:
+        """Raise WorkError where an image has changed since it was mined."""
+        now = Look(decoded.hash, decoded.geometry.height, decoded.geometry.width)
+        if now != look:
+            raise WorkError(
+                f"{self._name(record)} has changed since it was mined: it has {now}, and had {look}. "
+                "Restore the data and the version of Pillow, or mine into another STORE."
+            )
+
+    def _gone(self, record: ImageRecord, error: Exception) -> WorkError:
+        """Return what is said of an image that was mined, and can no longer be read or decoded."""
+        return WorkError(
+            f"image {record.key} in shard {self._reader.name(record.shard)} was mined but cannot be decoded now: "
+            f"{error}. Has the shard changed?"
+        )
 
     def _name(self, record: ImageRecord) -> str:
-        return f"shard {self._shard_name(record)}: image {record.key}"
+        return f"shard {self._reader.name(record.shard)}: image {record.key}"
 
-    def _shard_name(self, record: ImageRecord) -> str:
-        return self._source.dataset.shards[record.shard].name
+
+_Portion = tuple[Fetched, np.ndarray]  # what was read together, and the pixels of the whole batch
+
+
+def _with_pixels(fetched: Iterable[Fetched], empty: Callable[[int], np.ndarray]) -> Generator[_Portion, None, None]:
+    """Yield what was read, each with the array of its batch, which is made for the batch's first images."""
+    for portion in fetched:
+        if portion.rows.start == 0:
+            pixels = empty(len(portion.batch))
+        yield portion, pixels
+
+
+def _count_images(portion: _Portion) -> int:
+    return len(portion[0].data)

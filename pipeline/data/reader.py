@@ -1,24 +1,27 @@
 """The forms that a shard may have, and reading a dataset's images, whatever the form.
 
 To add a form, write a module in ``forms`` with ``list_images(shard)``, which lists a shard's images in their order
-without reading them, and ``open_shard(shard, kept)``, which returns an object whose ``read(offset, size, key)``
-returns the bytes of one image. Add the module to ``FORMS`` under the extension of its files. Only ``dataset`` knows a
-form, too: that a folder is one.
+without reading them, ``open_shard(shard, kept)``, which returns an object whose ``read(offset, size, key)``
+returns the bytes of one image, and ``together(shard)``, which says how many are read at once. Add the module to
+``FORMS`` under the extension of its files. Only ``dataset`` knows a form, too: that a folder is one.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from .entry import Dataset, Entry, Shard, ShardSelection
+from ..errors import DecodeError
+from .entry import Dataset, Entry, Shard, ShardSelection, Together
 from .forms import folder, parquet, tar
 from .kept import Kept
 from .listing import Index, Listing, join
+
+Data = bytes | memoryview | DecodeError | OSError  # of an image, or why it cannot be read
 
 OPEN_SHARDS = 64  # of a reader; more are open only while more threads read
 ROW_GROUPS = 2  # of a reader, of which something is kept
@@ -59,6 +62,9 @@ class Form(Protocol):
     def open_shard(self, shard: Shard, kept: Kept, /) -> OpenShard:
         """Open a shard for reading its images; in ``kept`` it can keep what it has read."""
 
+    def together(self, shard: Shard, /) -> Together:
+        """Return how its images are read together."""
+
 
 FOLDER = "folder"
 FORMS: Mapping[str, Form] = {"tar": tar, "parquet": parquet, FOLDER: folder}
@@ -89,6 +95,14 @@ def open_reader(dataset: Dataset | ShardSelection) -> Iterator[Reader]:
         reader.close()
 
 
+class Place(NamedTuple):
+    """Where an image is in its shard: its offset and size as its ``Entry`` has them, and its unique key."""
+
+    offset: int
+    size: int
+    key: str
+
+
 @dataclass
 class _Opened:
     shard: OpenShard
@@ -103,6 +117,7 @@ class Reader:
         self._opened: OrderedDict[int, _Opened] = OrderedDict()  # the one that was used last is the last
         self._lock = threading.Lock()
         self._kept = Kept(ROW_GROUPS)
+        self._together: dict[int, Together] = {}
 
     def read(self, shard: int, offset: int, size: int, key: str) -> bytes:
         """Return the bytes of an image, by the number of its shard, its offset and size in its ``Entry``, and its key.
@@ -116,6 +131,39 @@ class Reader:
         """
         with self._use(shard) as opened:
             return opened.read(offset, size, key)
+
+    def read_together(self, shard: int, places: Sequence[Place]) -> list[Data]:
+        """Return the bytes of images of a shard, in one read where they are one stretch; errors in their places.
+
+        Behind an image that cannot be read no other is tried: all of them get its error.
+        """
+        first, last = places[0], places[-1]
+        try:
+            with self._use(shard) as opened:
+                if len(places) > 1 and self.together(shard).gap is not None:
+                    with suppress(OSError):  # so that the one that cannot be read is found
+                        data = memoryview(opened.read(first.offset, last.offset + last.size - first.offset, first.key))
+                        starts = (place.offset - first.offset for place in places)
+                        return [data[start : start + place.size] for start, place in zip(starts, places, strict=True)]
+                return _read_each(opened, places)
+        except OSError as error:  # the shard cannot be opened
+            return [error] * len(places)
+
+    def together(self, shard: int) -> Together:
+        """Return how the images of a shard, by its number, are read together."""
+        if shard not in self._together:
+            self._together[shard] = FORMS[self._shards[shard].form].together(self._shards[shard])
+        return self._together[shard]
+
+    @property
+    def in_flight(self) -> int:
+        """How many reads may be under way at once."""
+        numbers = self._shards if isinstance(self._shards, Mapping) else range(len(self._shards))
+        return min((self.together(number).in_flight for number in numbers), default=1)
+
+    def name(self, shard: int) -> str:
+        """Return the name of a shard."""
+        return self._shards[shard].name
 
     def close(self) -> None:
         """Close the shards that are open."""
@@ -145,3 +193,16 @@ class Reader:
         idle = [number for number, opened in self._opened.items() if not opened.users]
         for number in idle[: max(0, len(self._opened) + 1 - OPEN_SHARDS)]:
             self._opened.pop(number).shard.close()
+
+
+def _read_each(opened: OpenShard, places: Sequence[Place]) -> list[Data]:
+    """Return the bytes of images, read one by one, up to the first that cannot be read."""
+    read: list[Data] = []
+    for place in places:
+        try:
+            read.append(opened.read(*place))
+        except DecodeError as error:
+            read.append(error)
+        except OSError as error:
+            return read + [error] * (len(places) - len(read))
+    return read

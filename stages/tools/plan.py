@@ -16,7 +16,7 @@ from topnine.pipeline.compute.devices import open_device
 from topnine.pipeline.compute.patches import patch_size
 from topnine.pipeline.compute.projections import make_projections, ranked_images
 from topnine.pipeline.data.decoding.preparation import Preparation
-from topnine.pipeline.data.images import ImageRecord
+from topnine.pipeline.data.fetching import ImageRecord
 from topnine.pipeline.data.listing import Index, check_complete
 from topnine.pipeline.data.reader import list_dataset
 from topnine.pipeline.machine import count_cores

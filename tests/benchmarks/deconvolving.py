@@ -16,7 +16,8 @@ from tests.benchmarks.measure import Row, at_least, in_turn
 from tests.benchmarks.mining import mined, planned, ranked
 from tests.conftest import normalised
 from topnine.pipeline.compute.projections import FILTERS_A_TASK, Projections, make_projections, ranked_images
-from topnine.pipeline.data.images import ImageReader, ImageRecord
+from topnine.pipeline.data.fetching import ImageRecord
+from topnine.pipeline.data.images import ImageReader
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.network.layers import Layer
 from topnine.pipeline.plan import Plan

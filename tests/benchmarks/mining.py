@@ -26,6 +26,7 @@ from topnine.pipeline.compute.activations import BlockResult, Forward, image_col
 from topnine.pipeline.compute.devices import open_device
 from topnine.pipeline.config.clusters import InlineCluster
 from topnine.pipeline.data.decoding.decode import Decoded, decode
+from topnine.pipeline.data.images import DecodedBatch
 from topnine.pipeline.data.reader import list_images, open_reader
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.network.taps import read_taps, spatial_maximum
@@ -202,11 +203,11 @@ def variant_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     yield reported("GB of store, ImageNet, AlexNet's five layers, from 500 images", gigabytes, detail)
 
 
-def nothing(forward: Forward, batch: list[Decoded]) -> BlockResult:
+def nothing(forward: Forward, batch: DecodedBatch) -> BlockResult:
     """Return what a network would, without one."""
-    (layer,), shape = forward.layers, (len(batch), forward.layers[0].filters)
+    (layer,), shape = forward.layers, (len(batch.images), forward.layers[0].filters)
     arrays = np.ones(shape, np.float32), *np.zeros((2, *shape), np.int64)
-    return BlockResult(image_columns(batch), {layer.name: arrays})
+    return BlockResult(image_columns(batch.images), {layer.name: arrays})
 
 
 def feed_row(data: Path, folder: Path, rounds: int) -> Row:

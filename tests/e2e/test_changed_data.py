@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import encode, noise, plan_run, run_stages
 from tests.forms import Picture, class_folders, hugging_face, training_tar, webdataset
 from topnine.pipeline.cluster.kinds import connect
-from topnine.pipeline.data.images import Look
+from topnine.pipeline.data.fetching import Look
 from topnine.pipeline.errors import InputError, WorkError
 from topnine.pipeline.store.store import Store
 from topnine.stages.paper.invariance import invariance

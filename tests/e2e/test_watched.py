@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import plan_run, run_stages, write_tar
 from tests.watched import watch
 from topnine.pipeline.compute.devices import STREAMS, open_device
-from topnine.pipeline.data.images import ImageRecord
+from topnine.pipeline.data.fetching import ImageRecord
 from topnine.pipeline.data.reader import list_images
 from topnine.pipeline.network.classifier import find_classifier
 from topnine.pipeline.store.store import Access, Store

@@ -8,7 +8,8 @@ from tests.conftest import encode, noise, write_tar
 from topnine.pipeline.data.dataset import find_dataset
 from topnine.pipeline.data.decoding import decode as decoding
 from topnine.pipeline.data.decoding.preparation import Preparation
-from topnine.pipeline.data.images import ImageRecord, ImageSource, Look
+from topnine.pipeline.data.fetching import ImageRecord, Look
+from topnine.pipeline.data.images import ImageSource
 from topnine.pipeline.data.reader import list_images
 from topnine.pipeline.errors import DecodeError, WorkError
 
@@ -22,6 +23,11 @@ def open_tar(folder, images=IMAGES, config=CONFIG, max_pixels=10_000):
     entries = list_images(dataset.shards[0])
     records = [ImageRecord(0, entry.offset, entry.size, entry.key, entry.damage) for entry in entries]
     return ImageSource(dataset, replace(config, max_pixels=max_pixels)), records
+
+
+def look_of(data):
+    decoded = decode(data, 32, 24)
+    return Look(decoded.hash, decoded.geometry.height, decoded.geometry.width)
 
 
 def test_images_are_decoded_as_configured(tmp_path):
@@ -91,7 +97,7 @@ def test_a_mined_image_that_cannot_be_read_or_decoded_any_more_is_a_failure_of_w
     broken = {
         "image 2 in shard a.tar was mined but cannot be decoded now: not an image. Has the shard changed?": records[2],
         "image 3 in shard a.tar was mined but cannot be decoded now: shard a.tar is truncated: ": records[3]._replace(
-            size=10**6
+            size=10**6, look=look_of(IMAGES[3])
         ),
     }
     for sentence, record in broken.items():
@@ -99,11 +105,6 @@ def test_a_mined_image_that_cannot_be_read_or_decoded_any_more_is_a_failure_of_w
             reader.read_pixels([records[0], record], threads=2)
         assert str(error.value).startswith(sentence)
         assert str(error.value).endswith("Has the shard changed?")
-
-
-def look_of(data):
-    decoded = decode(data, 32, 24)
-    return Look(decoded.hash, decoded.geometry.height, decoded.geometry.width)
 
 
 def test_a_mined_image_is_compared_with_what_it_looked_like(tmp_path):

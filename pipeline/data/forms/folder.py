@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...files import File, OpenFile, is_url, iterate_folder, printable, read_text
-from ..entry import ARRAY_SUFFIX, IMAGE_SUFFIXES, Shard
+from ..entry import ARRAY_SUFFIX, IMAGE_SUFFIXES, IMAGES_A_READ, IN_FLIGHT, READS, Shard, Together
 from ..kept import Kept
 from ..keys import fits
 from ..listing import Listing, ListingBuilder, Parts, TextsBuilder
@@ -33,6 +33,11 @@ def list_images(shard: Shard) -> Listing:
         class_name = shard.class_name or classes.get(name.name, "")
         images.add(name.stem, folder, number, files.size(number), class_name=class_name)
     return replace(images.finish(), parts=files.parts)
+
+
+def together(shard: Shard) -> Together:
+    """Return how the files of a folder are read together: on a disk one after the other, in a bucket all at once."""
+    return Together(1, IN_FLIGHT) if is_url(shard.path) else Together(IMAGES_A_READ, READS)
 
 
 def open_shard(shard: Shard, _: Kept) -> OpenFolder:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import DecodeError, InputError, first_line
 from ...files import FileStream, OpenFile
-from ..entry import Shard
+from ..entry import Shard, Together
 from ..kept import Kept
 from ..listing import Listing, ListingBuilder
 
@@ -47,6 +47,11 @@ def list_images(shard: Shard) -> Listing:
         except OSError as error:
             raise file.damage(error) from error
         return images.finish()
+
+
+def together(shard: Shard) -> Together:
+    """Return how the rows of a parquet file are read together: in their order, as they are decoded in it."""
+    return Together(PORTION_ROWS, 1)
 
 
 def open_shard(shard: Shard, kept: Kept) -> OpenParquet:

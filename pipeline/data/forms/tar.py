@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any
 
 from ...errors import InputError
-from ...files import OpenFile
-from ..entry import IMAGE_SUFFIXES, Entry, Shard
+from ...files import OpenFile, is_url
+from ..entry import IMAGE_SUFFIXES, IMAGES_A_READ, IN_FLIGHT, READS, Entry, Shard, Together
 from ..kept import Kept
 from ..listing import Listing, ListingBuilder, Parts, TextsBuilder, concatenate
 from .headers import Member, Read, is_tar, walk
@@ -20,6 +20,7 @@ from .samples import split, without_parts
 LABEL_SUFFIXES = frozenset({".cls", ".json"})
 GZIP = b"\x1f\x8b"
 MAX_LABEL_BYTES = 65_536
+GAP = 65_536  # bytes between images that one read takes: headers, labels, other parts of samples
 FLOAT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 MAX_CLASS_NAME = 200  # characters
 MAX_LABEL = 2**62  # of a class index; a label file that holds more is none
@@ -61,6 +62,11 @@ def _iterate_range(read: Read, start: int, end: int) -> Iterator[Entry]:
         elif suffix in IMAGE_SUFFIXES and not member.missing:
             folder, _, key = stem.rpartition("/")
             yield Entry(key, folder or ".", member.offset, member.size, damage=member.damage)
+
+
+def together(shard: Shard) -> Together:
+    """Return how the images of a tar are read together: as one range, in a bucket many ranges at once."""
+    return Together(IMAGES_A_READ, IN_FLIGHT if is_url(shard.path) else READS, GAP)
 
 
 def open_shard(shard: Shard, _: Kept) -> OpenTar:
