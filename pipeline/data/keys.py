@@ -58,7 +58,7 @@ def _find_repeated(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         portion = keys[order[start : start + PORTION + 1]]
         first[start + 1 : start + len(portion)] = portion[1:] != portion[:-1]
     starts = np.nonzero(first)[0]
-    lengths = np.diff([*starts, len(keys)])
+    lengths = np.diff(starts, append=len(keys))
     ordinal = np.arange(len(keys)) - np.repeat(starts, lengths)
     repeated = np.repeat(lengths > 1, lengths)
     return order[repeated], ordinal[repeated]

@@ -38,6 +38,7 @@ def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterat
     yield "deconvolve", lambda: deconvolving.deconvolve_rows(data, folder, 3)
     yield "rank", lambda: [ranking.rank_row(folder, 3)]
     yield "index tar", lambda: [indexing.index_row(folder, 5)]
+    yield "index memory", lambda: [indexing.memory_row(folder)]
     yield "index open", lambda: [indexing.open_row(folder, 5)]
 
 

@@ -18,12 +18,13 @@ from topnine.pipeline.files import OpenFile
 from topnine.pipeline.store.store import Store
 
 TAR_MEMBERS = 100_000
+SHARD_MEMBERS = 1_281  # of a thousand tars, which hold as many images as ImageNet
 
 
-def sparse_tar(path: Path, size: int = 110_000) -> None:
-    """Write a tar as large as a tenth of ImageNet that takes no space: headers, and holes for images."""
+def sparse_tar(path: Path, members: range = range(TAR_MEMBERS), size: int = 110_000) -> None:
+    """Write a tar that takes no space: headers, and holes for images."""
     with path.open("wb") as file:
-        for number in range(TAR_MEMBERS):
+        for number in members:
             member = tarfile.TarInfo(f"n{number // 1300:08d}_{number}.JPEG")
             member.size = size
             file.write(member.tobuf(tarfile.USTAR_FORMAT))
@@ -94,3 +95,36 @@ def open_row(folder: Path, rounds: int) -> Row:
     detail = f"{took:.2f} s, {grew:.0f} MiB (at most 300)"
     row = at_most("open and read an index of 1,281,167 images, of 2 s", took / 2, 1.0, detail)
     return Row(row.name, row.ratio, row.target, row.met and grew <= 300, row.detail)
+
+
+INDEX = """
+import sys
+from pathlib import Path
+from tests.benchmarks.mining import CONFIG, warm_pool
+from tests.conftest import peak_kib, plan_run
+from topnine.pipeline.store.store import Store
+from topnine.stages.index import index
+folder = Path(sys.argv[1])
+plan = plan_run(folder, CONFIG, network__weights="random", data__path=folder / "shards", mine__layers="5")
+Store.create(plan.config.store)
+store, pool = Store.open(plan.config.store, write=True), warm_pool()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is taken now
+before = peak_kib()
+for _ in index(plan, pool, store):
+    pass
+print((peak_kib() - before) / 1024, len(store.images))
+"""
+
+
+def memory_row(folder: Path) -> Row:
+    """Index a thousand tars with as many images as ImageNet; how much memory that takes at most, above the plan's."""
+    (folder / "shards").mkdir()
+    for first in range(0, IMAGENET_IMAGES, SHARD_MEMBERS):
+        members = range(first, min(first + SHARD_MEMBERS, IMAGENET_IMAGES))
+        sparse_tar(folder / "shards" / f"{first:07d}.tar", members)
+    command = [sys.executable, "-c", INDEX, str(folder)]
+    grew, images = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    if int(images) != IMAGENET_IMAGES:
+        raise SystemExit(f"only {images} images are indexed")
+    detail = f"{float(grew):.0f} MiB above what the process has when it begins"
+    return at_most("peak memory of indexing 1,281,167 images, of 300 MiB", float(grew) / 300, 1.0, detail)
