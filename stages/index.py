@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.config.sections import DataConfig
-from topnine.pipeline.data.entry import Shard
+from topnine.pipeline.data.entry import IN_FLIGHT, Shard
 from topnine.pipeline.data.keys import unique_keys
 from topnine.pipeline.data.labels import assign
 from topnine.pipeline.data.listing import TEXT, Index, Listing, check_complete, join
-from topnine.pipeline.data.reader import list_images
+from topnine.pipeline.data.reader import list_shards
 from topnine.pipeline.errors import InputError, WorkError
+from topnine.pipeline.files import is_url
 from topnine.pipeline.plan import Plan
 from topnine.pipeline.store.store import Store
 from topnine.stages.changes import find_touched
 from topnine.stages.progress import Progress
+from topnine.stages.work import groups
 
 
 def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
@@ -32,8 +34,10 @@ def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
         check_again(plan, store)
     listed: dict[int, Listing] = {}
     yield Progress("index", 0, total, "shards")
-    for (number, _), listing in pool.run(scan_shard, enumerate(plan.dataset.shards)):
-        listed[number] = listing
+    shards = list(enumerate(plan.dataset.shards))
+    at_once = IN_FLIGHT if is_url(plan.dataset.shards[0].path) else 1
+    for numbered, listings in pool.run(scan_shards, [[shards[i] for i in part] for part in groups(total, at_once)]):
+        listed |= {number: listing for (number, _), listing in zip(numbered, listings, strict=True)}
         yield Progress("index", len(listed), total, "shards")
     images = join(plan.dataset, [listed.pop(number) for number in range(total)])
     names = (write_labels if is_indexed else write_index)(plan, store, images)
@@ -54,9 +58,9 @@ def check_again(plan: Plan, store: Store) -> None:
         )
 
 
-def scan_shard(numbered: tuple[int, Shard]) -> Listing:
-    """List the images of a shard (a task)."""
-    return list_images(numbered[1])
+def scan_shards(numbered: Sequence[tuple[int, Shard]]) -> list[Listing]:
+    """List the images of shards (a task)."""
+    return list_shards([shard for _, shard in numbered])
 
 
 def write_index(plan: Plan, store: Store, images: Index) -> list[str]:

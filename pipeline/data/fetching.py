@@ -82,6 +82,11 @@ class Fetched:
     data: list[Data]
 
     @property
+    def records(self) -> Sequence[ImageRecord]:
+        """Which images they are."""
+        return self.batch[self.rows]
+
+    @property
     def is_last(self) -> bool:
         """Whether the batch ends with them."""
         return bool(self.rows.stop == len(self.batch))

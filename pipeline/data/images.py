@@ -169,10 +169,9 @@ class ImageReader:
 
     def _decode_portion(self, portion: _Portion) -> tuple[Fetched, np.ndarray, list[Decoded | DecodeError]]:
         fetched, pixels = portion
-        records = fetched.batch[fetched.rows]
         images = [
             self._judge(record, data, row)
-            for record, data, row in zip(records, fetched.data, pixels[fetched.rows], strict=True)
+            for record, data, row in zip(fetched.records, fetched.data, pixels[fetched.rows], strict=True)
         ]
         return replace(fetched, data=[]), pixels, images
 

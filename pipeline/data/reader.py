@@ -11,12 +11,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..errors import DecodeError
-from .entry import Dataset, Entry, Shard, ShardSelection, Together
+from ..files import is_url
+from ..prefetch import map_ahead
+from .entry import IN_FLIGHT, Dataset, Entry, Shard, ShardSelection, Together
 from .forms import folder, parquet, tar
 from .kept import Kept
 from .listing import Index, Listing, join
@@ -75,9 +77,16 @@ def list_images(shard: Shard) -> Listing:
     return FORMS[shard.form].list_images(shard)
 
 
+def list_shards(shards: Sequence[Shard]) -> list[Listing]:
+    """List the images of shards, those of a bucket side by side; errors as ``list_images``."""
+    at_once = IN_FLIGHT if is_url(shards[0].path) else 1
+    with closing(map_ahead(list_images, shards, at_once, 2 * at_once)) as listings:
+        return list(listings)
+
+
 def list_dataset(dataset: Dataset) -> Index:
-    """List the images of a dataset, one shard after the other; errors as ``list_images``."""
-    return join(dataset, [list_images(shard) for shard in dataset.shards])
+    """List the images of a dataset, shard by shard; errors as ``list_images``."""
+    return join(dataset, list_shards(dataset.shards))
 
 
 def first_images(shard: Shard, count: int) -> list[Entry]:

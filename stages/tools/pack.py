@@ -17,10 +17,11 @@ from topnine.pipeline.data.dataset import find_dataset
 from topnine.pipeline.data.decoding.arrays import NPY_MAGIC, TIFF_MAGIC, is_array
 from topnine.pipeline.data.decoding.decode import open_image
 from topnine.pipeline.data.entry import Dataset
+from topnine.pipeline.data.fetching import ImageRecord, fetch_ahead
 from topnine.pipeline.data.keys import unique_keys
 from topnine.pipeline.data.labels import Classes, assign
 from topnine.pipeline.data.listing import Index, check_complete
-from topnine.pipeline.data.reader import Reader, list_dataset, open_reader
+from topnine.pipeline.data.reader import Data, list_dataset, open_reader
 from topnine.pipeline.errors import BandsError, DecodeError, InputError, WorkError
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.prefetch import map_ahead
@@ -98,26 +99,36 @@ def pack(source: str, to: Path, packing: Packing, classes: Classes | None = None
 @contextmanager
 def _read_images(dataset: Dataset, images: Index, packing: Packing) -> Iterator[Iterator[bytes | None]]:
     """Open a dataset and yield an iterator over the bytes of its images, which threads read ahead of it."""
-    with open_reader(dataset) as reader:
-        read = partial(_read_image, reader, images, packing)
-        with closing(map_ahead(read, range(len(images)), count_cores(), PREFETCHED_IMAGES)) as encoded:
+    with open_reader(dataset) as reader, closing(fetch_ahead(reader, _list_batches(images))) as fetched:
+        read = ((record, data) for part in fetched for record, data in zip(part.records, part.data, strict=True))
+        with closing(map_ahead(partial(_repack, packing), read, count_cores(), PREFETCHED_IMAGES)) as encoded:
             yield encoded
 
 
-def _read_image(reader: Reader, images: Index, packing: Packing, number: int) -> bytes | None:
-    """Read the image of a number and shrink it if wanted; None where it cannot be decoded."""
-    if number in images.damage:
-        return None
-    place = int(images.shard[number]), int(images.offset[number]), int(images.size[number])
+def _list_batches(images: Index) -> Iterator[list[ImageRecord]]:
+    """Yield where the images are, some at a time."""
+    for first in range(0, len(images), PREFETCHED_IMAGES):
+        rows = slice(first, first + PREFETCHED_IMAGES)
+        places = (column[rows].tolist() for column in (images.shard, images.offset, images.size, images.key))
+        yield [
+            ImageRecord(*place, images.damage.get(number, ""))
+            for number, place in enumerate(zip(*places, strict=True), first)
+        ]
+
+
+def _repack(packing: Packing, fetched: tuple[ImageRecord, Data]) -> bytes | None:
+    """Return the bytes of an image, shrunk if wanted; None where it cannot be decoded."""
+    record, data = fetched
     try:
-        data = reader.read(*place, images.key[number])
-        return data if packing.resize is None else _shrink(data, packing.resize, packing.quality)
+        if isinstance(data, DecodeError | OSError):
+            raise data
+        return bytes(data) if packing.resize is None else _shrink(bytes(data), packing.resize, packing.quality)
     except BandsError:
         raise InputError(UNSHRUNK) from None
     except DecodeError:
         return None
     except MemoryError as error:
-        raise OSError(f"memory ran out at image {images.key[number]}") from error
+        raise OSError(f"memory ran out at image {record.key}") from error
 
 
 def _shrink(data: bytes, shortest: int, quality: int) -> bytes:

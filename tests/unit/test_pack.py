@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from tests.conftest import encode, noise, write_tar
-from topnine.pipeline.data.reader import Reader
+from topnine.pipeline.data.forms.tar import OpenTar
 from topnine.pipeline.errors import InputError, WorkError
 from topnine.stages.tools.pack import Packing, pack, safe_name
 
@@ -55,14 +55,14 @@ def test_damaged_images_are_left_out_where_they_are_decoded(tmp_path):
 
 
 def test_a_read_that_fails_ends_the_packing_without_a_partial_shard(data, tmp_path, monkeypatch):
-    read = Reader.read
+    read = OpenTar.read
 
-    def fail_later(self, shard, offset, size, key):
-        if offset > 50 * len(IMAGE):
+    def fail_later(self, offset, size, key):
+        if offset + size > 50 * len(IMAGE):
             raise OSError("the bucket is gone.")
-        return read(self, shard, offset, size, key)
+        return read(self, offset, size, key)
 
-    monkeypatch.setattr(Reader, "read", fail_later)
+    monkeypatch.setattr(OpenTar, "read", fail_later)
     with pytest.raises(WorkError, match=rf"packing ended early: the bucket is gone\. Delete what is in {tmp_path}"):
         list(pack(data, tmp_path / "out", Packing(shard_mib=1)))
     assert names(tmp_path / "out") == ["a-000000.tar"]

@@ -16,6 +16,7 @@ from ..kept import Kept
 from ..listing import Listing, ListingBuilder, Parts, TextsBuilder, concatenate
 from .headers import Member, Read, is_tar, walk
 from .samples import split, without_parts
+from .windows import Windows
 
 LABEL_SUFFIXES = frozenset({".cls", ".json"})
 GZIP = b"\x1f\x8b"
@@ -43,15 +44,21 @@ def list_images(shard: Shard) -> Listing:
     with OpenFile(path, shard.size) as file:
         if file.read(0, 2) == GZIP:
             raise InputError(f"shard {path} is compressed, so an image in it cannot be sought: gunzip it first.")
-        if not is_tar(file.read):
+        read = _reader(file, shard)
+        if not is_tar(read):
             raise InputError(f"shard {path} is not a tar: no header at its beginning. Copy the shard again.")
-        return _Lister(path, file.read).list_all(shard.size)
+        return _Lister(path, read).list_all(shard.size)
 
 
 def first_images(shard: Shard, count: int) -> list[Entry]:
     """List the first images of a tar, without labels, in the outer tar and the first of its inner ones."""
     with OpenFile(shard.path, shard.size) as file:
-        return list(islice(_iterate_range(file.read, 0, shard.size), count))
+        return list(islice(_iterate_range(_reader(file, shard), 0, shard.size), count))
+
+
+def _reader(file: OpenFile, shard: Shard) -> Read:
+    """Return what reads a tar's headers: in a bucket, windows of it."""
+    return Windows(file.read).read if is_url(shard.path) else file.read
 
 
 def _iterate_range(read: Read, start: int, end: int) -> Iterator[Entry]:
