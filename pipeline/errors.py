@@ -1,7 +1,5 @@
 """The errors a user can cause, each one sentence that says what to do, with its exit code."""
 
-# Libraries whose errors of a connection are no OSError: those that speak with object stores.
-REMOTE = ("aiohttp.", "azure.core.", "botocore.", "gcsfs.", "google.api_core.", "google.auth.")
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # in torch's messages
 
 
@@ -60,15 +58,6 @@ def check_memory(error: BaseException) -> None:
         raise WorkError(
             f"memory ran out: {first_line(error)}. Run it where there is more, or with a smaller decode.size or batch."
         ) from error
-
-
-def is_fault_of_storage(error: BaseException) -> bool:
-    """Return whether an error means that a disk, a network or a bucket failed, and not the program.
-
-    >>> is_fault_of_storage(ConnectionResetError()), is_fault_of_storage(KeyError("key"))
-    (True, False)
-    """
-    return isinstance(error, OSError) or any(kind.__module__.startswith(REMOTE) for kind in type(error).__mro__)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Files on a disk or behind a URL (``s3://…``, any that fsspec knows): list, describe, read and delete them."""
+"""Files on a disk or behind a URL (``s3://…``, see ``buckets``): list, describe, read, write and delete them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from . import durable
-from .errors import InputError, first_line
-
-EXISTS = (409, 412)  # answers to a request to create what is there, or what another request creates in this moment
+from . import buckets, durable
+from .errors import InputError
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,8 @@ def describe(path: str) -> File | None:
     """Return the file or folder at a path or URL, None if there is none; OSError if a URL cannot be reached."""
     if not is_url(path):
         return _describe_local(path) if os.path.isfile(path) or os.path.isdir(path) else None
-    system, remote_path = _resolve(path)
-    try:
-        return _describe_remote(system, system.info(remote_path))
-    except FileNotFoundError:
-        return None
-    except MemoryError:
-        raise
-    except Exception as error:  # a fault, which may pass: nothing is known of what is there
-        raise OSError(f"{path} cannot be reached: {first_line(error)}") from error
+    found = buckets.describe(path)
+    return found and File(*found)
 
 
 def exists(path: str) -> bool:
@@ -79,8 +70,7 @@ def iterate_folder(folder: str) -> Iterator[File]:
         with os.scandir(folder) as entries:
             yield from (_describe_local(entry.path) for entry in entries if _is_file_or_folder(entry))
     else:
-        system, remote_path = _resolve(folder)
-        yield from (_describe_remote(system, info) for info in _list_remote(system, remote_path))
+        yield from (File(*found) for found in buckets.iterate_folder(folder))
 
 
 def list_names(folder: str) -> list[str]:
@@ -88,19 +78,14 @@ def list_names(folder: str) -> list[str]:
     try:
         if not is_url(folder):
             return sorted(os.listdir(folder))
-        system, remote_path = _resolve(folder)
-        return sorted(info["name"].rstrip("/").rsplit("/", 1)[-1] for info in _list_remote(system, remote_path))
+        return sorted(url.rpartition("/")[2] for url, *_ in buckets.iterate_folder(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def list_matching(pattern: str) -> list[str]:
     """List the paths that match a pattern with ``*``, ``?`` and ``[…]``, sorted."""
-    if not is_url(pattern):
-        return sorted(glob.glob(pattern))
-    system, remote_pattern = _resolve(pattern)
-    with _os_errors(pattern):
-        return sorted(system.unstrip_protocol(name) for name in system.glob(remote_pattern))
+    return sorted(buckets.list_matching(pattern) if is_url(pattern) else glob.glob(pattern))
 
 
 def read_text(path: str) -> str:
@@ -115,65 +100,42 @@ def read_text(path: str) -> str:
 def read(path: str) -> bytes | None:
     """Return the content of a small file that may change at any time; None where there is none."""
     try:
-        if not is_url(path):
-            return Path(path).read_bytes()
-        system, remote_path = _resolve(path)
-        with _os_errors(path):
-            return cast(bytes, system.cat_file(remote_path))
+        return buckets.read(path) if is_url(path) else Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 
 def write(path: str, content: bytes) -> None:
     """Write a small file in place of any that is there; readers see the old content or the new one."""
-    if not is_url(path):
-        temporary = f"{path}.{secrets.token_hex(8)}{durable.PARTIAL}"
-        Path(temporary).write_bytes(content)
-        os.replace(temporary, path)
-    else:
-        system, remote_path = _resolve(path)
-        with _os_errors(path):
-            system.pipe_file(remote_path, content)
+    if is_url(path):
+        buckets.write(path, content)
+        return
+    temporary = f"{path}.{secrets.token_hex(8)}{durable.PARTIAL}"
+    Path(temporary).write_bytes(content)
+    os.replace(temporary, path)
 
 
 def create(path: str, content: bytes) -> bool:
-    """Write a small file where none is, durably; return False where there is one. Of several calls, one creates it."""
-    if not is_url(path):
-        return durable.create(Path(path), content)
-    system, remote_path = _resolve(path)
-    try:
-        with _os_errors(path):
-            system.pipe_file(remote_path, content, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if _http_status(error) in EXISTS:
-            return False
-        raise
-    return True
+    """Write a small file where none is, durably; return False where there is one.
+
+    Of several calls with different contents, one creates it.
+    """
+    return buckets.create(path, content) if is_url(path) else durable.create(Path(path), content)
 
 
 def delete(path: str) -> None:
     """Delete a file; nothing happens where there is none."""
-    try:
-        if not is_url(path):
-            os.unlink(path)
+    with suppress(FileNotFoundError):
+        if is_url(path):
+            buckets.delete(path)
         else:
-            system, remote_path = _resolve(path)
-            with _os_errors(path):
-                system.rm_file(remote_path)
-    except FileNotFoundError:
-        return
+            os.unlink(path)
 
 
 def list_sizes(folder: str) -> dict[str, int]:
     """List all files in a folder and the folders in it: sizes in bytes by the paths below it; none where it is not."""
     if is_url(folder):
-        system, remote_path = _resolve(folder)
-        with _os_errors(folder):
-            found: dict[str, Any] = system.find(remote_path, detail=True)
-        start = len(remote_path.rstrip("/")) + 1
-        return {path[start:]: int(info.get("size") or 0) for path, info in found.items()}
+        return buckets.list_sizes(folder)
     sizes = {}
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -185,15 +147,11 @@ def list_sizes(folder: str) -> dict[str, int]:
 
 def delete_tree(path: str) -> None:
     """Delete a folder and everything in it; nothing happens where there is no such folder."""
-    try:
-        if not is_url(path):
-            shutil.rmtree(path)
+    with suppress(FileNotFoundError):
+        if is_url(path):
+            buckets.delete_tree(path)
         else:
-            system, remote_path = _resolve(path)
-            with _os_errors(path):
-                system.rm(remote_path, recursive=True)
-    except FileNotFoundError:
-        return
+            shutil.rmtree(path)
 
 
 class OpenFile:
@@ -212,23 +170,26 @@ class OpenFile:
     Raises
     ------
     OSError
-        The file cannot be read, or it is on a disk and has another size by now.
+        The file cannot be read, or it has another size by now: on a disk when it is opened, else when it is read.
+    StopError
+        The server of the bucket does not accept the credentials any more.
     """
 
     def __init__(self, path: str, size: int | None = None) -> None:
         self._path = path
-        self._system: Any = None
-        self._remote_path = ""
+        self._client: Any = None
+        self._key = ""
         self._descriptor = -1
         if is_url(path):
-            self._system, self._remote_path = _resolve(path)
+            self._client, self._key = buckets.connect(path)
             self.size = self._ask_size() if size is None else size
             return
         self._descriptor = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._descriptor).st_size
-        if size not in (None, self.size):
+        size_now = os.fstat(self._descriptor).st_size
+        self.size = size_now if size is None else size
+        if size_now != self.size:
             self.close()
-            raise OSError(f"{printable(path)} has {self.size:,} bytes now, and had {size:,} when it was listed")
+            raise self._changed(size_now)
 
     def read(self, offset: int, size: int) -> bytes:
         """Return ``size`` bytes from an offset on, fewer only where the file ends before.
@@ -241,7 +202,7 @@ class OpenFile:
         wanted = max(0, min(size, self.size - offset))
         if not wanted:
             return b""
-        data = self._read_local(offset, wanted) if self._system is None else self._fetch(offset, wanted)
+        data = self._read_local(offset, wanted) if self._client is None else self._fetch(offset, wanted)
         if len(data) != wanted:
             name = printable(self._path)
             raise OSError(f"{name} gave {len(data):,} of {wanted:,} bytes at {offset:,}, and it has {self.size:,}")
@@ -263,25 +224,26 @@ class OpenFile:
         return data
 
     def _fetch(self, offset: int, size: int) -> bytes:
-        with _os_errors(self._path):
-            return cast(bytes, self._system.cat_file(self._remote_path, start=offset, end=offset + size))
+        data, size_now = buckets.read_range(self._path, self._client, self._key, offset, size)
+        if size_now != self.size:
+            raise self._changed(size_now)
+        return data
 
     def _ask_size(self) -> int:
-        with _os_errors(self._path):
-            return int(self._system.info(self._remote_path)["size"])
+        file = describe(self._path)
+        if file is None or file.is_folder:
+            raise FileNotFoundError(f"there is no file {self._path}")
+        return file.size
+
+    def _changed(self, size: int) -> OSError:
+        name = printable(self._path)
+        return OSError(f"{name} has {size:,} bytes now, and had {self.size:,} when it was listed")
 
     def __enter__(self) -> OpenFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _http_status(error: OSError) -> int | None:
-    """Return the status of a server's answer that an error of s3fs comes from, None where it comes from none."""
-    response: Any = getattr(error.__cause__, "response", {})
-    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status
 
 
 class FileStream(io.RawIOBase):
@@ -331,17 +293,6 @@ class FileStream(io.RawIOBase):
         super().close()
 
 
-@contextmanager
-def _os_errors(path: str) -> Iterator[None]:
-    """Raise OSError for whatever a client of an object store raises: botocore's errors are none, for example."""
-    try:
-        yield
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise OSError(f"{path} cannot be reached: {type(error).__name__}: {first_line(error)}") from error
-
-
 def _is_file_or_folder(entry: os.DirEntry[str]) -> bool:
     """Return False for pipes, sockets, devices, and links that lead nowhere or in a circle."""
     try:
@@ -353,27 +304,3 @@ def _is_file_or_folder(entry: os.DirEntry[str]) -> bool:
 def _describe_local(path: str) -> File:
     status = os.stat(path)
     return File(path, status.st_size, status.st_mtime, os.path.isdir(path))
-
-
-def _resolve(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL, and the path in it; what other processes write is seen at once."""
-    import fsspec
-
-    try:
-        return cast(tuple[Any, str], fsspec.url_to_fs(url, use_listings_cache=False))
-    except (ImportError, ValueError) as error:
-        raise InputError(
-            f"{url} cannot be opened: {error}. s3:// needs the extra: pip install 'topnine[s3]'."
-        ) from error
-
-
-def _list_remote(system: Any, folder: str) -> list[dict[str, Any]]:
-    """List what is in a folder, without the folder itself, which object stores list too."""
-    with _os_errors(folder):
-        return [info for info in system.ls(folder, detail=True) if info["name"].rstrip("/") != folder.rstrip("/")]
-
-
-def _describe_remote(system: Any, info: dict[str, Any]) -> File:
-    modified = info.get("LastModified") or info.get("mtime") or info.get("last_modified") or 0.0
-    seconds = modified.timestamp() if hasattr(modified, "timestamp") else float(modified)
-    return File(system.unstrip_protocol(info["name"]), int(info.get("size") or 0), seconds, info["type"] == "directory")

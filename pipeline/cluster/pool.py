@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from distributed import Adaptive, CancelledError, Client, Future, KilledWorker, get_worker
 from distributed import TimeoutError as DaskTimeoutError
 
-from ..errors import StopError, TopnineError, WorkError, is_fault_of_storage
+from ..errors import StopError, TopnineError, WorkError
 from ..machine import count_cores
 
 Item = TypeVar("Item")
@@ -273,14 +273,10 @@ def _attempt(function: Callable[..., Result], *arguments: Any) -> Result | Topni
             return function(*arguments)
         except TopnineError as error:
             return error
-        except OSError as error:  # a full disk, a file that is gone
+        except OSError as error:  # a full disk, a file that is gone, a bucket's server that is gone
             return (StopError if error.errno in UNWRITABLE else WorkError)(str(error))
         except MemoryError as error:
             return WorkError(str(error) or "out of memory")
-        except Exception as error:
-            if is_fault_of_storage(error):  # a bucket's server that is gone
-                return WorkError(str(error))
-            raise
 
 
 def _outcome(future: Future[Any]) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
-from zarr.storage import FsspecStore, LocalStore, WrapperStore
+from zarr.storage import LocalStore, ObjectStore, WrapperStore
 
-from .. import durable
+from .. import buckets, durable
 from ..errors import InputError
 from ..files import is_url
 
@@ -41,6 +42,49 @@ class DurableStore(LocalStore):
         durable.write(self.root / key, value.as_buffer_like())
 
 
+class BucketStore(ObjectStore[Any]):
+    """Zarr's store of a bucket, of which every error is an OSError or a StopError: zarr takes no other for damage."""
+
+    def __init__(self, store: Any, *, read_only: bool = False, url: str = "") -> None:
+        super().__init__(store, read_only=read_only)
+        self.url = url
+
+    def with_read_only(self, read_only: bool = False) -> BucketStore:
+        """Return the same store for reading alone, or for writing."""
+        return BucketStore(self.store, read_only=read_only, url=self.url)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return the bytes of a key, None where there is none."""
+        with buckets.os_errors(f"{self.url}/{key}"):
+            return await super().get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        """Return whether there is a key."""
+        with buckets.os_errors(f"{self.url}/{key}"):
+            return await super().exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write a key."""
+        with buckets.os_errors(f"{self.url}/{key}"):
+            await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write a key that is not there."""
+        with buckets.os_errors(f"{self.url}/{key}"):
+            await super().set_if_not_exists(key, value)
+
+    async def delete(self, key: str) -> None:
+        """Delete a key."""
+        with buckets.os_errors(f"{self.url}/{key}"):
+            await super().delete(key)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield what is directly below a prefix."""
+        with buckets.os_errors(f"{self.url}/{prefix}"):
+            async for name in super().list_dir(prefix):
+                yield name
+
+
 class CompleteStore(WrapperStore[Store]):
     """A store of which only chunks that are there can be read: zarr takes a missing or empty one for fill values."""
 
@@ -54,8 +98,8 @@ class CompleteStore(WrapperStore[Store]):
 
 def open_storage(path: str, write: bool) -> Store:
     """Open what holds a store, at a path or a URL, for zarr."""
-    if is_url(path):  # without a cache of listings, so that what other processes write is seen
-        return FsspecStore.from_url(path, storage_options={"use_listings_cache": False}, read_only=not write)
+    if is_url(path):
+        return BucketStore(buckets.connect_folder(path, write), read_only=not write, url=path.rstrip("/"))
     return DurableStore(Path(path), read_only=not write)
 
 

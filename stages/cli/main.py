@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from topnine.pipeline.errors import TopnineError, is_fault_of_storage
+from topnine.pipeline.errors import TopnineError
 from topnine.pipeline.machine import limit_arenas
 from topnine.stages.cli import configuration, paper, run, tools
 from topnine.stages.cli.terminal import (
@@ -60,9 +60,7 @@ def main() -> None:
         _exit(error.exit_code)
     except KeyboardInterrupt:
         _exit(130)
-    except Exception as error:
-        if not is_fault_of_storage(error):  # a full disk, a server of a bucket that is gone
-            raise
+    except OSError as error:  # a full disk, a server of a bucket that is gone
         print_message(f"topnine: {error}. What is done is kept, the same command goes on from there.")
         _exit(1)
 

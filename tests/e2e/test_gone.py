@@ -6,16 +6,12 @@ import socket
 import threading
 
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
+from tests.buckets import environment, make_bucket, moto_server, put_objects
 from tests.conftest import REPOSITORY, encode, noise, plan_run, run_stages, write_tar
 from tests.e2e.test_commands import topnine
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sessions of s3fs
-]
+pytestmark = pytest.mark.slow
 
 OPTIONS = ["--data", "s3://shelf/data", "--layer", "1", "--set", "mine.block=8", "--set", "mine.batch=8"]
 GONE_AFTER = {  # a request of the command; the next one fails
@@ -64,36 +60,22 @@ class Gate:
             end.close()
 
 
-def environment(port: int) -> dict[str, str]:
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **keys}
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server of buckets with images, a store that is indexed, and one that is deconvolved; its port."""
     folder = tmp_path_factory.mktemp("gone")
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    _, port = moto.get_host_and_port()
     data = write_tar(folder / "data" / "a.tar", [(f"{i}.png", encode(noise(i))) for i in range(16)])
     settings = {"data__path": data, "mine__layers": "1", "mine__block": 8, "mine__batch": 8}
-    contents = {"shelf/data/a.tar": data.read_bytes()}
+    contents = {"data/a.tar": data.read_bytes()}
     for name, stages in (("indexed", ["index"]), ("done", ["index", "mine", "rank", "deconvolve"])):
         run_stages(plan_run(folder / name, **settings), *stages)
         store = folder / name / "run.zarr"
         files = (path for path in store.rglob("*") if path.is_file())
-        contents |= {f"shelf/{name}.zarr/{path.relative_to(store)}": path.read_bytes() for path in files}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(port).items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        system = s3fs.S3FileSystem()
-        system.mkdir("shelf")
-        system.pipe(contents, batch_size=8)
-        s3fs.S3FileSystem.clear_instance_cache()
-    yield port
-    moto.stop()
+        contents |= {f"{name}.zarr/{path.relative_to(store)}": path.read_bytes() for path in files}
+    with moto_server() as variables:
+        make_bucket(variables, "shelf")
+        put_objects(variables, "shelf", contents)
+        yield int(variables["AWS_ENDPOINT_URL"].rpartition(":")[2])
 
 
 def test_a_server_that_is_gone_in_the_middle_is_a_sentence(server, tmp_path):
@@ -103,7 +85,7 @@ def test_a_server_that_is_gone_in_the_middle_is_a_sentence(server, tmp_path):
         store = "indexed" if name == "mine" else "done"
         finished = topnine(
             *command, "--store", f"s3://shelf/{store}.zarr", *OPTIONS, cwd=tmp_path,
-            env={**os.environ, **environment(gate.port), "AWS_MAX_ATTEMPTS": "2"},
+            env={**os.environ, **environment(f"http://127.0.0.1:{gate.port}"), "AWS_MAX_ATTEMPTS": "2"},
         )  # fmt: skip
         assert gate.is_gone, (name, finished.stderr)
         assert finished.returncode == 1, (name, finished.stdout, finished.stderr)

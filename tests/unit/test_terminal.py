@@ -42,7 +42,7 @@ def test_warnings_log_records_and_tracebacks_of_libraries_are_printed_in_the_sam
         warnings.simplefilter("always")
         warnings.showwarning = terminal._show_warning  # catch_warnings has put its own there
         warnings.warn("\x1b[31mwarned", stacklevel=1)
-    logging.lastResort.handle(logging.LogRecord("s3fs", logging.ERROR, "", 1, "\x1b[31mlogged", None, None))
+    logging.lastResort.handle(logging.LogRecord("obstore", logging.ERROR, "", 1, "\x1b[31mlogged", None, None))
     for hook in (sys.excepthook, lambda *thrown: threading.excepthook(threading.ExceptHookArgs([*thrown, None]))):
         try:
             raise KeyError("a") from ValueError(raised)
