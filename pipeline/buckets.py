@@ -28,7 +28,7 @@ VARIABLES = (
     "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS",
 )  # fmt: skip
 
-# A request that fails is sent again after a pause. With these figures a server that is gone is given up in half a minute.
+# A request that fails is sent again after a pause. So a server that is gone is given up after about half a minute.
 ATTEMPTS = 11
 FIRST_PAUSE = timedelta(seconds=0.2)
 LONGEST_PAUSE = timedelta(seconds=15)
@@ -39,7 +39,7 @@ READ_TIMEOUT = "60s"  # without a byte
 REQUEST_TIMEOUT = "30m"  # to the last byte: a slow line may carry hundreds of answers side by side
 IDLE_CONNECTIONS = "1000"
 
-CREATE_ATTEMPTS = 3  # where no answer comes; obstore itself repeats only what may be done twice
+CREATE_ATTEMPTS = 2  # where no answer comes; obstore itself repeats only what may be done twice
 DELETED_AT_ONCE = 1000
 WILDCARD = re.compile(r"[*?\[]")
 

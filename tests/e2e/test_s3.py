@@ -17,7 +17,7 @@ from topnine import open_run
 from topnine.pipeline import files
 from topnine.pipeline.data.dataset import find_dataset
 from topnine.pipeline.data.reader import list_images, open_reader
-from topnine.pipeline.errors import BusyError, InputError, WorkError
+from topnine.pipeline.errors import BusyError, InputError, StopError, WorkError
 from topnine.pipeline.store.lease import hold_lease
 from topnine.pipeline.store.schema import OK
 from topnine.pipeline.store.store import Store, check_writable
@@ -159,6 +159,38 @@ def test_a_bucket_that_answers_no_more_fails_the_blocks_with_the_reason(proxy, b
     run_stages(plan, "mine")
     (status,) = Store.open(plan.config.store).images.columns(["status"])
     assert set(status.tolist()) == {OK}
+
+
+class Expiring:
+    """Refuses the credentials from the first activations on, until they are renewed."""
+
+    def __init__(self):
+        self.is_over = False
+
+    def __call__(self, request):
+        if self.is_over:
+            return "400 ExpiredToken"
+        self.is_over = request.method == "PUT" and "/conv1/activation/c/" in request.path
+        return ""
+
+
+@pytest.mark.slow
+def test_a_command_whose_credentials_expire_ends_with_one_sentence_and_goes_on_with_new_ones(proxy, bucket, tmp_path):
+    path = webdataset(PICTURES, tmp_path / "data")["path"]
+    upload(tmp_path / "data", bucket)
+    there = bucket + str(path).removeprefix(str(tmp_path))
+    (tmp_path / "configs").symlink_to(Path("configs").resolve())
+    command = ("run", "--data", there, "--store", f"{bucket}/x.zarr", "--layer", "1", "--set", "mine.block=4")
+    proxy.choose_fault = Expiring()
+    stopped = topnine(*command, cwd=tmp_path)
+    assert stopped.returncode == 1, stopped.stderr
+    assert "refuses the credentials (400 Bad Request: ExpiredToken: spoilt)" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert "panic" not in stopped.stderr
+    proxy.choose_fault = lambda _: ""
+    finished = topnine(*command, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "conv1: 4 of 4 blocks mined" in topnine("status", f"{bucket}/x.zarr", cwd=tmp_path).stdout
 
 
 @pytest.mark.slow
