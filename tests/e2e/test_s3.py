@@ -17,7 +17,7 @@ from topnine import open_run
 from topnine.pipeline import files
 from topnine.pipeline.data.dataset import find_dataset
 from topnine.pipeline.data.reader import list_images, open_reader
-from topnine.pipeline.errors import BusyError, InputError, StopError, WorkError
+from topnine.pipeline.errors import BusyError, InputError, WorkError
 from topnine.pipeline.store.lease import hold_lease
 from topnine.pipeline.store.schema import OK
 from topnine.pipeline.store.store import Store, check_writable
