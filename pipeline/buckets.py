@@ -304,8 +304,9 @@ def _make_client(base: str, folder: str) -> Any:
     if scheme == "gs":
         return GCSStore(place, **options)
     container, _, host = place.partition("@")  # abfs://container@account.dfs.core.windows.net
-    account = {"account_name": host.split(".")[0]} if host else {}
-    return AzureStore(container, **account, **options)
+    if host:
+        options["account_name"] = host.split(".")[0]
+    return AzureStore(container, **options)
 
 
 def _client_options() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class BucketStore(ObjectStore[Any]):
         with buckets.os_errors(f"{self.url}/{key}"):
             await super().delete(key)
 
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         """Yield what is directly below a prefix."""
         with buckets.os_errors(f"{self.url}/{prefix}"):
             async for name in super().list_dir(prefix):
