@@ -109,10 +109,10 @@ def _list_batches(images: Index) -> Iterator[list[ImageRecord]]:
     """Yield where the images are, some at a time."""
     for first in range(0, len(images), PREFETCHED_IMAGES):
         rows = slice(first, first + PREFETCHED_IMAGES)
-        places = (column[rows].tolist() for column in (images.shard, images.offset, images.size, images.key))
+        columns = (column[rows].tolist() for column in (images.shard, images.offset, images.size, images.key))
         yield [
-            ImageRecord(*place, images.damage.get(number, ""))
-            for number, place in enumerate(zip(*places, strict=True), first)
+            ImageRecord(shard, offset, size, key, images.damage.get(number, ""))
+            for number, (shard, offset, size, key) in enumerate(zip(*columns, strict=True), first)
         ]
 
 
