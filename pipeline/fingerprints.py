@@ -76,6 +76,7 @@ def compute_fingerprints(config: RunConfig, dataset: Dataset, weights_digest: st
         "decode.fit": config.decode.fit,
         "decode.fill": None if config.decode.fill is None else list(config.decode.fill),
         "decode.interpolation": config.decode.interpolation,
+        "decode.resample": config.decode.resample,
         "mine.block": config.mine.block,
         "decode.fast": config.decode.fast,
     }

@@ -235,6 +235,7 @@ class Plan(StoredPlan):
             "fit": decode.fit,
             **({"fill": list(decode.fill)} if decode.fill else {}),
             "filter": decode.interpolation,
+            "resample": decode.resample,
             "orientation": "ignored",
             "scale": "values/255",
             "mean": list(mean),

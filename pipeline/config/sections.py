@@ -16,7 +16,7 @@ TORCHVISION_WEIGHTS = ("torchvision", "IMAGENET1K_V1", "IMAGENET1K_V2", "DEFAULT
 TIMM_WEIGHTS = "timm"  # those that timm downloads
 BUNDLED = {"tiny_zfnet": "bundled"}  # the weights that the package brings
 NAMED_WEIGHTS = ("bundled", "random", TIMM_WEIGHTS, *TORCHVISION_WEIGHTS)  # all others are paths
-
+TORCH_FILTERS = ("bilinear", "bicubic")  # of decode.interpolation, with which torch resizes images of 8 bits
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Side = Annotated[int, Field(ge=0, le=2**14)]  # of an image
@@ -166,7 +166,12 @@ class DecodeConfig(Table):
         description="Value of each channel, 0 to 255, of the borders of `pad`. Unset, it is the network's mean.",
     )
     interpolation: Literal["", "nearest", "bilinear", "bicubic", "lanczos"] = Field(
-        "", description="Filter of the resizing, Pillow's. Empty: the network's own."
+        "", description="Filter of the resizing. Empty: the network's own."
+    )
+    resample: Literal["", "pillow", "torch"] = Field(
+        "",
+        description="Who resizes: `torch`, which has the filters `bilinear` and `bicubic`, or `pillow`, which is slower "
+        "and gives the very pixels that torchvision's transforms give. Empty: `torch` with its filters, else `pillow`.",
     )
     channels: int = Field(
         0,

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 from torch import nn
 
-from ..config.sections import NetworkConfig, RunConfig, check_size
+from ..config.sections import TORCH_FILTERS, NetworkConfig, RunConfig, check_size
 from ..errors import InputError
 from .architecture import IMAGENET_MEAN, Architecture
 from .architectures.tiny_zfnet import TinyZFNet
@@ -59,8 +59,8 @@ def complete_decoding(config: RunConfig) -> RunConfig:
     Raises
     ------
     InputError
-        There is no such network, its own size does not fit the one that the configuration gives, or a colour is given
-        for borders that there are not.
+        There is no such network, its own size does not fit the one that the configuration gives, a colour is given for
+        borders that there are not, or torch has no such filter.
     """
     decode, own = config.decode, find_architecture(config.network)
     is_own = not any(decode.size) or decode.size == own.size
@@ -73,7 +73,13 @@ def complete_decoding(config: RunConfig) -> RunConfig:
     if decode.fill and fit != "pad":
         raise InputError(f"decode.fill is the colour of the borders of decode.fit = 'pad', and decode.fit is {fit!r}.")
     interpolation = decode.interpolation or own.interpolation
-    chosen = {"resize": resize, "size": size, "fit": fit, "interpolation": interpolation}
+    resample = decode.resample or ("torch" if interpolation in TORCH_FILTERS else "pillow")
+    if resample == "torch" and interpolation not in TORCH_FILTERS:
+        raise InputError(
+            f"decode.resample = 'torch' resizes with {' or '.join(TORCH_FILTERS)}, and decode.interpolation is "
+            f"{interpolation!r}: set decode.resample = \"pillow\"."
+        )
+    chosen = {"resize": resize, "size": size, "fit": fit, "interpolation": interpolation, "resample": resample}
     return config.model_copy(update={"decode": decode.model_copy(update=chosen)})
 
 

@@ -17,9 +17,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ...errors import BandsError, DecodeError, InputError, first_line
 from .arrays import Bands, is_array, read_bands, read_header
-from .channels import DEEP, split_planes, to_channels
+from .channels import DEEP, to_channels
+from .jpeg import JpegHeader, decode_pixels, decode_values
+from .jpeg import read_header as read_jpeg_header
 from .preparation import COLOURS, MAX_PIXELS, Geometry, Preparation
-from .resizing import resize
+from .resizing import resize_crop
 
 Result = TypeVar("Result")
 
@@ -44,6 +46,7 @@ DECODER_ERRORS = (
 BYTES_A_PIXEL = 16  # that decoding may take, converting included
 COPIES = 4  # of an array, the same
 SPARE_BYTES = 64 * 2**20  # and whatever the size
+JPEG_BANDS = {"L": 1, "RGB": 3}  # of Pillow's modes that simplejpeg decodes to the same pixels
 
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about metadata, which is not used here
 Image.MAX_IMAGE_PIXELS = None  # of the whole process, and only a warning: max_pixels is checked instead
@@ -67,7 +70,7 @@ class Decoded:
     hash: int
 
 
-def decode(data: bytes, preparation: Preparation) -> Decoded:
+def decode(data: bytes, preparation: Preparation, out: np.ndarray | None = None) -> Decoded:
     """Decode an image to the network's input: it is resized, then its centre is cropped, as ``Geometry`` says.
 
     An image that has the right size is not resampled. The format is taken from the content, never from a file's
@@ -78,6 +81,8 @@ def decode(data: bytes, preparation: Preparation) -> Decoded:
     data : bytes
         An encoded image.
     preparation : Preparation
+    out : ndarray (y, x, channel) uint8, optional
+        Where the pixels are written, and which ``Decoded.pixels`` then is. After an error it holds anything.
 
     Raises
     ------
@@ -88,7 +93,7 @@ def decode(data: bytes, preparation: Preparation) -> Decoded:
     InputError
         The package that reads its format is not installed.
     """
-    return _believe(data, preparation.max_pixels, lambda: _to_input(data, preparation))
+    return _believe(data, preparation.max_pixels, lambda: _to_input(data, preparation, out))
 
 
 def difference_hash(pixels: np.ndarray) -> int:
@@ -102,18 +107,33 @@ def difference_hash(pixels: np.ndarray) -> int:
     pixels : ndarray (y, x, channel) uint8
     """
     step = max(1, min(pixels.shape[:2]) // HASHED_PX)
-    thinned = np.ascontiguousarray(pixels[::step, ::step])
     if pixels.shape[2] == COLOURS:
-        grey = Image.fromarray(thinned).convert("L")
+        grey = _thin(pixels, step).convert("L")
     else:
-        grey = Image.fromarray(thinned.mean(axis=2).astype(np.uint8))
+        grey = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]).mean(axis=2).astype(np.uint8))
     small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
 
+def _thin(pixels: np.ndarray, step: int) -> Image.Image:
+    """Return every so many pixels of an image (y, x, rgb), along both axes.
+
+    numpy copies pixels of three bytes one byte at a time, but four bytes at once: those of a pixel, and of the next one
+    that Pillow ignores. The last pixel has no next one.
+    """
+    height, width = (-(-side // step) for side in pixels.shape[:2])
+    rest = (pixels.shape[0] - 1) % step or (pixels.shape[1] - 1) % step
+    if not (rest and pixels.flags.c_contiguous):
+        return Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
+    strides = tuple(step * stride for stride in pixels.strides[:2])
+    thinned = np.ndarray((height, width), np.uint32, pixels, strides=strides).copy()
+    return Image.frombuffer("RGBX", (width, height), thinned, "raw", "RGBX", 0, 1)
+
+
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image that Pillow reads to RGB at its own size; errors as ``decode``."""
-    return _believe(data, max_pixels, lambda: _decode(data, max_pixels, None, _rgb)[0])
+    image = _believe(data, max_pixels, lambda: _decode(data, max_pixels, None)[0])
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
 def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Result:
@@ -125,7 +145,7 @@ def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Resu
     if not data:
         raise DecodeError("no bytes")
     try:
-        with _decoders.shared():
+        with _decoders:
             return decode()
     except (DecodeError, MemoryError):
         pass
@@ -137,19 +157,17 @@ def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Resu
             raise
 
 
-def _to_input(data: bytes, preparation: Preparation) -> Decoded:
+def _to_input(data: bytes, preparation: Preparation, out: np.ndarray | None) -> Decoded:
     image, height, width = _read(data, preparation)
     geometry = preparation.place(height, width)
-    filter = Image.Resampling[preparation.interpolation.upper()]
-    planes = [np.asarray(resize(plane, geometry, filter)) for plane in split_planes(image)]
-    pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
-    pixels = pixels.reshape(*pixels.shape[:2], preparation.channels)
-    if pixels.shape[:2] != preparation.size:
+    crop = resize_crop(image, geometry, preparation)
+    pixels = np.empty(preparation.shape, np.uint8) if out is None else out
+    if crop.shape == pixels.shape:
+        pixels[...] = crop
+    else:
+        pixels[...] = preparation.fill or 0
         top, left = (max(0, -corner) for corner in geometry.crop_corner)
-        bordered = np.zeros(preparation.shape, np.uint8)
-        bordered[...] = preparation.fill or 0
-        bordered[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-        pixels = bordered
+        pixels[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return Decoded(pixels, geometry, difference_hash(pixels))
 
 
@@ -162,7 +180,7 @@ def _read(data: bytes, preparation: Preparation) -> tuple[Image.Image | np.ndarr
     """Return an image in the channels that are wanted, of 8 bits, and the height and width that the file has."""
     place = preparation.place if preparation.fast else None
     if not is_array(data) and preparation.channels == COLOURS and not (preparation.bands or preparation.range):
-        return _decode(data, preparation.max_pixels, place, _rgb)
+        return _decode(data, preparation.max_pixels, place)
     bands, height, width = _read_values(data, preparation.max_pixels, place)
     return to_channels(bands, preparation), height, width
 
@@ -173,29 +191,48 @@ def _read_values(data: bytes, max_pixels: int, place: Callable[[int, int], Geome
         with _array_damage():
             bands = read_bands(data, max_pixels)
         return bands, *bands.values.shape[:2]
-    image, height, width = _decode(data, max_pixels, place, _as_it_is)
+    image, height, width = _decode(data, max_pixels, place, as_it_is=True)
     values = np.asarray(image)
-    has_alpha = image.mode.endswith(("A", "a"))
+    has_alpha = isinstance(image, Image.Image) and image.mode.endswith(("A", "a"))
     return Bands(values[..., None] if values.ndim == 2 else values, has_alpha), height, width
 
 
 def _decode(
-    data: bytes,
-    max_pixels: int,
-    place: Callable[[int, int], Geometry] | None,
-    convert: Callable[[Image.Image], Image.Image],
-) -> tuple[Image.Image, int, int]:
-    """Return an image that Pillow reads, converted, and the height and width it has.
+    data: bytes, max_pixels: int, place: Callable[[int, int], Geometry] | None, as_it_is: bool = False
+) -> tuple[Image.Image | np.ndarray, int, int]:
+    """Return an image in red, green and blue, or in its own bands ``as_it_is``, and the height and width it has.
 
     With ``place``, which takes these, the decoder may halve it, but not below the size that it is resized to.
+
+    A JPEG is an array of pixels, unless it has four inks or there is any fault with it: then Pillow judges it.
     """
+
+    def from_jpeg(header: JpegHeader) -> np.ndarray | None:
+        if as_it_is:
+            return None if place else decode_values(data, header)
+        return decode_pixels(data, header, place(header.height, header.width).resized if place else None)
+
+    header = read_jpeg_header(data)
+    if header is not None:
+        _check_size(header.height, header.width, max_pixels)
+        pixels = from_jpeg(header)
+        if pixels is not None:
+            return pixels, header.height, header.width
     with _damage(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > max_pixels:
-            raise DecodeError(f"{image.width} x {image.height} pixels are more than {max_pixels}")
         width, height = image.size
+        _check_size(height, width, max_pixels)
+        if header is None and image.format == "JPEG" and image.mode in JPEG_BANDS:
+            pixels = from_jpeg(JpegHeader(height, width, JPEG_BANDS[image.mode]))
+            if pixels is not None:
+                return pixels, height, width
         if place is not None:
             image.draft(None, place(height, width).resized[::-1])
-        return convert(image), height, width
+        return (_as_it_is if as_it_is else _rgb)(image), height, width
+
+
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise DecodeError(f"{width} x {height} pixels are more than {max_pixels}")
 
 
 @contextmanager
@@ -270,17 +307,17 @@ class _Decoders:
         self._sharing = 0
         self._waiting = 0  # to be alone, or alone: no other begins
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Let others decode meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting)
+            while self._waiting:
+                self._changed.wait()
             self._sharing += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._sharing -= 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._sharing -= 1
+            if self._waiting:
                 self._changed.notify_all()
 
     @contextmanager

@@ -83,7 +83,9 @@ class Preparation:
     channels : int
         Of the network's input.
     interpolation : {"nearest", "bilinear", "bicubic", "lanczos"}
-        Pillow's filter of the resizing.
+        Filter of the resizing.
+    resample : {"pillow", "torch"}
+        Whose filter it is; torch has bilinear and bicubic.
     fill : tuple of int (channel)
         Of the borders of ``pad``, 0 to 255; none = black.
     fast : bool
@@ -101,6 +103,7 @@ class Preparation:
     channels: int = COLOURS
     fit: str = "crop"
     interpolation: str = "bilinear"
+    resample: str = "pillow"
     fill: tuple[int, ...] = ()
     fast: bool = False
     bands: tuple[int, ...] = ()
@@ -116,6 +119,7 @@ class Preparation:
             decode.channels,
             decode.fit,
             decode.interpolation,
+            decode.resample,
             decode.fill or (),
             decode.fast,
             decode.bands,

@@ -1,18 +1,76 @@
-"""Resizing an image of which a crop is kept, with Pillow's filters."""
+"""Resizing an image of which a crop is kept, with Pillow's filters or with torch's."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
+import numpy as np
 from PIL import Image
 
-from .preparation import Geometry
+from ...errors import first_line
+from .channels import split_planes
+from .preparation import COLOURS, Geometry, Preparation
 
 ORDERS_PASSES = int(version("pillow").split(".")[0]) >= 13  # before, rows always came first
 LONGEST = 8  # crops, of a side that is resized in full: a long strip would take memory for what is cropped away
 
 
-def resize(image: Image.Image, geometry: Geometry, filter: Image.Resampling) -> Image.Image:
+def resize_crop(image: Image.Image | np.ndarray, geometry: Geometry, preparation: Preparation) -> np.ndarray:
+    """Return the crop (y, x, channel) uint8 of the resized image, without borders."""
+    if preparation.resample == "torch" and not _is_strip(geometry):
+        pixels = np.asarray(image)
+        return resize_with_torch(pixels, geometry, preparation.interpolation)
+    filter = Image.Resampling[preparation.interpolation.upper()]
+    planes = [np.asarray(resize_with_pillow(plane, geometry, filter)) for plane in split_planes(image)]
+    pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _is_strip(geometry: Geometry) -> bool:
+    return any(side > LONGEST * kept for side, kept in zip(geometry.resized, geometry.size, strict=True))
+
+
+# -- torch -------------------------------------------------------------------------------------------------------------
+
+
+def resize_with_torch(pixels: np.ndarray, geometry: Geometry, interpolation: str) -> np.ndarray:
+    """Return the crop of the resized image, a view of all of it.
+
+    torch resizes 8-bit images in whole numbers, the same ones with and without AVX2 and whatever its threads. Pillow's
+    are at most a few grey levels away. It resizes three channels, or one, in the calling thread.
+
+    Raises
+    ------
+    MemoryError
+        torch got no memory.
+    """
+    if pixels.shape[2] not in (1, COLOURS):
+        bands = [pixels[..., band : band + 1] for band in range(pixels.shape[2])]
+        return np.concatenate([resize_with_torch(band, geometry, interpolation) for band in bands], axis=-1)
+    (height, width), corner, (rows, columns) = geometry.resized, geometry.crop_corner, geometry.size
+    top, left = max(0, corner[0]), max(0, corner[1])
+    if pixels.shape[:2] != (height, width):
+        pixels = _interpolate(pixels, height, width, interpolation)
+    return pixels[top : top + rows, left : left + columns]
+
+
+def _interpolate(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = np.require(pixels, requirements=("C", "W"))  # torch warns of an array that cannot be written to
+    try:
+        images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # strided as channels last: the fast way
+        resized = interpolate(images, (height, width), mode=interpolation, antialias=True)
+    except RuntimeError as error:
+        raise MemoryError(first_line(error)) from None
+    return resized.permute(0, 2, 3, 1)[0].numpy()
+
+
+# -- Pillow ------------------------------------------------------------------------------------------------------------
+
+
+def resize_with_pillow(image: Image.Image, geometry: Geometry, filter: Image.Resampling) -> Image.Image:
     """Return the crop of the resized image, without borders, to the last bit that of resizing all of it.
 
     Pillow resizes rows and columns one after the other, and rounds to grey levels in between. So do these two passes,
