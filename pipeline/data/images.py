@@ -194,16 +194,14 @@ class ImageReader:
             self._compare(record, record.look, decoded)
         return decoded
 
-    def _decode(self, record: ImageRecord, data: bytes | memoryview, pixels: np.ndarray) -> Decoded:
+    def _decode(self, record: ImageRecord, data: bytes, pixels: np.ndarray) -> Decoded:
         try:
-            decoded = decode(bytes(data), self._preparation)
+            return decode(data, self._preparation, pixels)
         except MemoryError as error:
             raise WorkError(
                 f"{self._name(record)} cannot be decoded: memory ran out ({first_line(error)}). "
                 "Run it where there is more, or with fewer threads."
             ) from None
-        pixels[...] = decoded.pixels
-        return Decoded(pixels, decoded.geometry, decoded.hash)
 
     def _compare(self, record: ImageRecord, look: Look, decoded: Decoded) -> None:
         """Raise WorkError where an image has changed since it was mined."""

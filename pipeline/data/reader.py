@@ -23,7 +23,7 @@ from .forms import folder, parquet, tar
 from .kept import Kept
 from .listing import Index, Listing, join
 
-Data = bytes | memoryview | DecodeError | OSError  # of an image, or why it cannot be read
+Data = bytes | DecodeError | OSError  # of an image, or why it cannot be read
 
 OPEN_SHARDS = 64  # of a reader; more are open only while more threads read
 ROW_GROUPS = 2  # of a reader, of which something is kept
@@ -151,7 +151,7 @@ class Reader:
             with self._use(shard) as opened:
                 if len(places) > 1 and self.together(shard).gap is not None:
                     with suppress(OSError):  # so that the one that cannot be read is found
-                        data = memoryview(opened.read(first.offset, last.offset + last.size - first.offset, first.key))
+                        data = opened.read(first.offset, last.offset + last.size - first.offset, first.key)
                         starts = (place.offset - first.offset for place in places)
                         return [data[start : start + place.size] for start, place in zip(starts, places, strict=True)]
                 return _read_each(opened, places)

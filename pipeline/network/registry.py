@@ -77,7 +77,7 @@ def complete_decoding(config: RunConfig) -> RunConfig:
     if resample == "torch" and interpolation not in TORCH_FILTERS:
         raise InputError(
             f"decode.resample = 'torch' resizes with {' or '.join(TORCH_FILTERS)}, and decode.interpolation is "
-            f"{interpolation!r}: set decode.resample = \"pillow\"."
+            f'{interpolation!r}: set decode.resample = "pillow".'
         )
     chosen = {"resize": resize, "size": size, "fit": fit, "interpolation": interpolation, "resample": resample}
     return config.model_copy(update={"decode": decode.model_copy(update=chosen)})

@@ -8,7 +8,9 @@ from torchvision import transforms
 
 from tests.conftest import decode_at as decode
 from tests.conftest import encode, noise
-from topnine.pipeline.data.decoding.preparation import Geometry
+from topnine.pipeline.data.decoding.decode import decode as decode_into
+from topnine.pipeline.data.decoding.decode import difference_hash
+from topnine.pipeline.data.decoding.preparation import Geometry, Preparation
 from topnine.pipeline.errors import DecodeError
 
 SIZES = [(375, 500), (500, 375), (256, 256), (224, 300), (100, 900), (301, 257), (97, 96)]
@@ -101,3 +103,43 @@ def test_what_cannot_be_decoded_says_why_and_nothing_of_the_process():
             decode(data, 96, 96)
         assert str(error.value)
         assert "0x" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("resample", ["pillow", "torch"])
+@pytest.mark.parametrize(("channels", "fit"), [(3, "crop"), (3, "pad"), (1, "crop"), (1, "pad")])
+def test_pixels_are_written_where_they_are_wanted(form, resample, channels, fit):
+    batch = np.full((3, 64, 64, channels), 7, np.uint8)
+    options = {"resample": resample, "channels": channels, "fit": fit}
+    for size in ((80, 100), (64, 64)):
+        data = encode(noise(1, *size), form)
+        alone = decode(data, 64, 64, **options)
+        found = decode_into(data, Preparation(64, (64, 64), **options), batch[1])
+        assert np.shares_memory(found.pixels, batch)
+        assert np.array_equal(batch[1], alone.pixels)
+        assert found.hash == alone.hash
+        assert (batch[[0, 2]] == 7).all()
+
+
+def test_an_image_keeps_its_pixels_when_the_next_one_is_decoded():
+    data = [encode(noise(seed), "JPEG") for seed in (1, 2)]
+    first = decode(data[0], 96, 96).pixels
+    before = first.copy()
+    assert not np.array_equal(decode(data[1], 96, 96).pixels, before)
+    assert np.array_equal(first, before)
+
+
+def slow_hash(pixels):
+    """The difference hash as it is described."""
+    step = max(1, min(pixels.shape[:2]) // 56)
+    grey = Image.fromarray(pixels[::step, ::step].copy()).convert("L").resize((9, 8), Image.Resampling.BOX)
+    bits = "".join(str(int(row[x + 1] > row[x])) for row in np.asarray(grey) for x in range(8))
+    return int(bits, 2)
+
+
+@pytest.mark.parametrize("height", [1, 2, 55, 56, 57, 96, 112, 113, 223, 224, 225, 299])
+def test_the_hash_is_that_of_every_so_many_pixels(height):
+    for width in (height, height + 1, 2 * height, max(1, height - 1)):
+        smooth = np.asarray(Image.fromarray(noise(height, 5, 5)).resize((width, height)))
+        for pixels in (noise(width, height, width), smooth, smooth[:, ::-1]):
+            assert difference_hash(pixels) == slow_hash(pixels)

@@ -31,9 +31,9 @@ class JpegHeader(NamedTuple):
 
 
 def read_header(data: bytes) -> JpegHeader | None:
-    """Return what a JPEG's header says, where Pillow says the same; None of other data, or where Pillow has to be asked.
+    """Return what a JPEG's header says; None of other data, and where Pillow has to be asked whether it is damaged.
 
-    So it is with segments that Pillow parses and may stumble over, and with forms that are rare.
+    Pillow has to be asked where it parses metadata, which it may refuse, and of forms that are rare.
     """
     if not data.startswith(MAGIC):
         return None

@@ -18,8 +18,7 @@ LONGEST = 8  # crops, of a side that is resized in full: a long strip would take
 def resize_crop(image: Image.Image | np.ndarray, geometry: Geometry, preparation: Preparation) -> np.ndarray:
     """Return the crop (y, x, channel) uint8 of the resized image, without borders."""
     if preparation.resample == "torch" and not _is_strip(geometry):
-        pixels = np.asarray(image)
-        return resize_with_torch(pixels, geometry, preparation.interpolation)
+        return resize_with_torch(np.asarray(image), geometry, preparation.interpolation)
     filter = Image.Resampling[preparation.interpolation.upper()]
     planes = [np.asarray(resize_with_pillow(plane, geometry, filter)) for plane in split_planes(image)]
     pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
@@ -36,17 +35,19 @@ def _is_strip(geometry: Geometry) -> bool:
 def resize_with_torch(pixels: np.ndarray, geometry: Geometry, interpolation: str) -> np.ndarray:
     """Return the crop of the resized image, a view of all of it.
 
-    torch resizes 8-bit images in whole numbers, the same ones with and without AVX2 and whatever its threads. Pillow's
-    are at most a few grey levels away. It resizes three channels, or one, in the calling thread.
+    torch resizes images of 8 bits in whole numbers, the same ones with and without AVX2, and however many threads it
+    has. With AVX2 it resizes three channels in the calling thread, whereas others start threads: so they go by threes.
 
     Raises
     ------
     MemoryError
         torch got no memory.
     """
-    if pixels.shape[2] not in (1, COLOURS):
-        bands = [pixels[..., band : band + 1] for band in range(pixels.shape[2])]
-        return np.concatenate([resize_with_torch(band, geometry, interpolation) for band in bands], axis=-1)
+    count = pixels.shape[2]
+    if count != COLOURS:
+        threes = [[min(first + i, count - 1) for i in range(COLOURS)] for first in range(0, count, COLOURS)]
+        resized = [resize_with_torch(pixels[..., three], geometry, interpolation) for three in threes]
+        return np.concatenate(resized, axis=-1)[..., :count]
     (height, width), corner, (rows, columns) = geometry.resized, geometry.crop_corner, geometry.size
     top, left = max(0, corner[0]), max(0, corner[1])
     if pixels.shape[:2] != (height, width):
@@ -56,12 +57,11 @@ def resize_with_torch(pixels: np.ndarray, geometry: Geometry, interpolation: str
 
 def _interpolate(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     import torch
-    from torch.nn.functional import interpolate
 
     pixels = np.require(pixels, requirements=("C", "W"))  # torch warns of an array that cannot be written to
     try:
         images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # strided as channels last: the fast way
-        resized = interpolate(images, (height, width), mode=interpolation, antialias=True)
+        resized = torch.nn.functional.interpolate(images, (height, width), mode=interpolation, antialias=True)
     except RuntimeError as error:
         raise MemoryError(first_line(error)) from None
     return resized.permute(0, 2, 3, 1)[0].numpy()
