@@ -5,20 +5,29 @@ Every array has dimension names, and every chunk a checksum: without one, a flip
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from .. import files
 from ..errors import DamageError, first_line
 from .attributes import read_fingerprints, store_attributes
 from .schema import Spec
 from .storage import DOCUMENT, CompleteStore, MissingChunkError
+
+Zarrs: Any = None  # the codec pipeline of the package zarrs, where it is installed
+with suppress(ImportError):
+    from zarrs import ZarrsCodecPipeline as Zarrs
 
 Node = TypeVar("Node", zarr.Group, "zarr.Array[Any]")
 
@@ -96,8 +105,19 @@ class Arrays:
             spec = self.expect(path)
             if spec is not None and not spec.fits(array):
                 raise damage(self.path, f"{path}/{DOCUMENT} is not what the schema wants")
-            self._opened[path, complete] = _with_empty_chunks(array)
+            self._opened[path, complete] = self._read_fast(array) if complete else _with_empty_chunks(array)
         return self._opened[path, complete]
+
+    def _read_fast(self, array: zarr.Array[Any]) -> zarr.Array[Any]:
+        """Return an array of numbers that is read through zarrs, where it is installed and the store is a folder."""
+        array = _with_empty_chunks(array)  # a new object: what is set below is set for this one alone
+        store = self.root.store
+        if Zarrs is not None and isinstance(store, LocalStore) and array.dtype.kind in "biuf":
+            zarrs = Zarrs.from_array_metadata_and_store(array.metadata, LocalStore(store.root, read_only=True))
+            pipeline = _CheckedZarrs(zarrs, array.async_array.codec_pipeline, store.root)
+            # Zarr's configuration would choose it for the whole process, and so for arrays that are written, too.
+            object.__setattr__(array.async_array, "codec_pipeline", pipeline)
+        return array
 
     def delete_chunk(self, path: str, at: tuple[int, ...]) -> None:
         """Delete a chunk of an array, by its position in the array's grid."""
@@ -150,6 +170,52 @@ class Arrays:
             files.delete(f"{self.path}/{path}/{DOCUMENT}")
             group = self.root.create_group(path)
         return group
+
+
+@dataclass(frozen=True)
+class _CheckedZarrs:
+    """Reads chunks through zarrs, in threads of its own, and only what zarr reads as well.
+
+    zarrs takes a missing chunk for fill values, and has other errors. So zarr itself reads again, and raises the error,
+    where a chunk's file is missing or empty, where it is another after reading than before, and where zarrs fails.
+    Nothing is written through zarrs: with several threads it writes other bytes each time.
+
+    Attributes
+    ----------
+    zarrs, zarr
+        Codec pipelines of one array.
+    folder : Path
+        Of the store.
+    """
+
+    zarrs: Any
+    zarr: Any
+    folder: Path
+
+    async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> None:
+        """Read chunks, or parts of them, as zarr's codec pipelines do."""
+        batch = list(batch_info)
+        files = [self.folder / getter.path for getter, *_ in batch]
+        before = await asyncio.to_thread(_identify, files)
+        if before is not None:
+            with suppress(Exception):  # whatever it is, zarr's own reading says it, or succeeds
+                await self.zarrs.read(batch, out, drop_axes)
+                if await asyncio.to_thread(_identify, files) == before:
+                    return
+        await self.zarr.read(batch, out, drop_axes)
+
+    async def write(self, batch_info: Iterable[Any], value: Any, drop_axes: tuple[int, ...] = ()) -> None:
+        """Write chunks with zarr."""
+        await self.zarr.write(batch_info, value, drop_axes)
+
+
+def _identify(files: Iterable[Path]) -> list[tuple[int, int, int]] | None:
+    """Return what tells files from others that take their places; None where one is missing or empty."""
+    try:
+        found = [os.stat(file) for file in files]
+    except OSError:
+        return None
+    return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in found] if all(one.st_size for one in found) else None
 
 
 def damage(path: str, what: str) -> DamageError:

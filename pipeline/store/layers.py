@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
@@ -18,6 +19,8 @@ from .attributes import read_layer, read_root, store_attributes
 from .images import StoredImages
 from .names import layer_path, marker_path
 from .storage import DOCUMENT
+
+READ_VALUES = 2**21  # activations or positions that are read at once: larger reads cost less, and wait in memory
 
 
 class StoredLayer:
@@ -124,16 +127,36 @@ class StoredLayer:
         """
         is_filled = top.image >= 0
         images, filters = top.image[is_filled], np.nonzero(is_filled)[0] + first_filter
+        runs = self._runs(images) if len(images) else []
 
         def read_positions(name: str) -> np.ndarray:
             """Read the rows or columns (filter, rank) of the activations; -1 where a rank is empty."""
             positions = np.full(top.image.shape, -1, np.int32)
-            if len(images):
-                with self._reading(name) as array:
-                    positions[is_filled] = array.vindex[images, filters]
+            positions[is_filled] = self._read_at(name, images, filters, runs)
             return positions
 
-        return Ranking(top.activation, top.image, read_positions("row"), read_positions("column"))
+        with ThreadPoolExecutor(2) as threads:  # while one reads, the other looks up
+            return Ranking(top.activation, top.image, *threads.map(read_positions, ("row", "column")))
+
+    def _read_at(self, name: str, images: np.ndarray, filters: np.ndarray, runs: list[slice]) -> np.ndarray:
+        """Read the values (hit) of an array (image, filter) at some images and filters (hit), which are in some runs."""
+        found = np.empty(len(images), np.int32)
+        first, last = filters.min(initial=self.filters), filters.max(initial=0)
+        with self._reading(name) as array:
+            for rows in runs:
+                hits = np.flatnonzero((images >= rows.start) & (images < rows.stop))
+                values = np.asarray(array[rows, first : last + 1])
+                found[hits] = values[images[hits] - rows.start, filters[hits] - first]
+        return found
+
+    def _runs(self, images: np.ndarray) -> list[slice]:
+        """Return the rows of all blocks that some images are in: of consecutive blocks together, up to READ_VALUES."""
+        block = self._images.block
+        most = max(1, READ_VALUES // (block * self.filters))
+        numbers = np.unique(images // block)
+        consecutive = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+        parts = [run[first : first + most] for run in consecutive for first in range(0, len(run), most)]
+        return [slice(int(part[0]) * block, min((int(part[-1]) + 1) * block, len(self._images))) for part in parts]
 
     def write_ranking(self, ranking: Ranking, totals: Totals, fingerprint: Mapping[str, Any]) -> None:
         """Write the ranks ``top_*``, and of every filter the strongest and mean activation and the active fraction."""

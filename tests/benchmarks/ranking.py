@@ -17,6 +17,7 @@ from topnine.pipeline.store.store import Store
 from topnine.stages.rank import rank
 
 FILTERS = 256  # of conv5
+CLASSES = 1000
 
 PEAK = """
 import sys
@@ -49,7 +50,8 @@ def synthetic(folder: Path, block: int) -> Plan:
     (layer,) = plan.layers
     store = Store.create(plan.config.store)
     text = np.full(IMAGENET_IMAGES, "", dtype=np.dtypes.StringDType())
-    columns = {name: np.zeros(IMAGENET_IMAGES, np.int64) for name in ("shard", "offset", "byte_count", "label")}
+    columns = {name: np.zeros(IMAGENET_IMAGES, np.int64) for name in ("shard", "offset", "byte_count")}
+    columns["label"] = np.random.default_rng(1).integers(0, CLASSES, IMAGENET_IMAGES)
     store.write_index({"key": text, **columns}, text, block, plan.root_attributes([]), plan.fingerprints.index, {})
     store = Store.open(plan.config.store, write=True)
     attributes = {**layer.attributes(), "precision": "float32", "versions": {}}
