@@ -174,11 +174,12 @@ class Arrays:
 
 @dataclass(frozen=True)
 class _CheckedZarrs:
-    """Reads chunks through zarrs, in threads of its own, and only what zarr reads as well.
+    """Reads whole chunks through zarrs, in threads of its own, and only where zarr itself would read the same.
 
-    zarrs takes a missing chunk for fill values, and has other errors. So zarr itself reads again, and raises the error,
-    where a chunk's file is missing or empty, where it is another after reading than before, and where zarrs fails.
-    Nothing is written through zarrs: with several threads it writes other bytes each time.
+    zarrs does not check the checksum of a chunk of which only a part is read, takes a missing chunk for fill values, and
+    has errors of its own. So zarr reads parts of chunks; and zarr reads again, and raises the error, where a chunk's
+    file is missing or empty, where it is another one after reading than before, and where zarrs fails. Nothing is
+    written through zarrs: with several threads it writes other bytes each time.
 
     Attributes
     ----------
@@ -194,19 +195,42 @@ class _CheckedZarrs:
 
     async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> None:
         """Read chunks, or parts of them, as zarr's codec pipelines do."""
-        batch = list(batch_info)
+        whole, parts = [], []
+        for chunk in batch_info:
+            _, spec, selection, *_ = chunk
+            (parts if drop_axes or not _is_whole(selection, spec.shape) else whole).append(chunk)
+        if whole and not await self._read_whole(whole, out):
+            parts += whole
+        if parts:
+            await self.zarr.read(parts, out, drop_axes)
+
+    async def _read_whole(self, batch: list[Any], out: Any) -> bool:
+        """Read whole chunks; return whether what was read is what the files hold."""
         files = [self.folder / getter.path for getter, *_ in batch]
         before = await asyncio.to_thread(_identify, files)
-        if before is not None:
-            with suppress(Exception):  # whatever it is, zarr's own reading says it, or succeeds
-                await self.zarrs.read(batch, out, drop_axes)
-                if await asyncio.to_thread(_identify, files) == before:
-                    return
-        await self.zarr.read(batch, out, drop_axes)
+        if before is None:
+            return False
+        try:
+            await self.zarrs.read(batch, out)
+        except Exception:  # noqa: BLE001 - whatever it is, zarr reads again: it succeeds, or raises what it raises
+            return False
+        return await asyncio.to_thread(_identify, files) == before
 
     async def write(self, batch_info: Iterable[Any], value: Any, drop_axes: tuple[int, ...] = ()) -> None:
         """Write chunks with zarr."""
         await self.zarr.write(batch_info, value, drop_axes)
+
+
+def _is_whole(selection: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether a selection is all of a chunk of a shape; not where the chunk reaches beyond the array's end.
+
+    >>> _is_whole((slice(0, 4), slice(None)), (4, 2)), _is_whole((slice(0, 3), slice(None)), (4, 2))
+    (True, False)
+    """
+    return isinstance(selection, tuple) and all(
+        isinstance(one, slice) and one.indices(size) == (0, size, 1)
+        for one, size in zip(selection, shape, strict=True)
+    )
 
 
 def _identify(files: Iterable[Path]) -> list[tuple[int, int, int]] | None:

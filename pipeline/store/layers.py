@@ -141,12 +141,10 @@ class StoredLayer:
     def _read_at(self, name: str, images: np.ndarray, filters: np.ndarray, runs: list[slice]) -> np.ndarray:
         """Read the values (hit) of an array (image, filter) at some images and filters (hit), which are in some runs."""
         found = np.empty(len(images), np.int32)
-        first, last = filters.min(initial=self.filters), filters.max(initial=0)
         with self._reading(name) as array:
             for rows in runs:
                 hits = np.flatnonzero((images >= rows.start) & (images < rows.stop))
-                values = np.asarray(array[rows, first : last + 1])
-                found[hits] = values[images[hits] - rows.start, filters[hits] - first]
+                found[hits] = np.asarray(array[rows])[images[hits] - rows.start, filters[hits]]
         return found
 
     def _runs(self, images: np.ndarray) -> list[slice]:
