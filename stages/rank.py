@@ -25,7 +25,6 @@ from topnine.stages.settings import hit_describer
 from topnine.stages.work import find_stale, groups
 
 BLOCKS_A_TASK = 64
-READ_BYTES = 2**23  # of activations that are read at once: larger reads cost zarr less, and wait in memory
 
 
 @dataclass(frozen=True)
@@ -101,21 +100,21 @@ def rank_others(store: Store, pool: Pool, task: RankTask, taken: AlreadyRanked) 
 def rank_blocks(blocks: range, task: RankTask) -> tuple[Top, Totals]:
     """Rank some consecutive blocks (a task), read ahead."""
     store = Store.open(task.store)
-    block, filters = store.images.block, store.layer(task.layer).filters
-    read = _reader(store, task)
-    at_once = 1 if task.taken else max(1, READ_BYTES // (4 * block * filters))
+    block, read = store.images.block, _reader(store, task)
+    rows_at_once = (
+        [store.images.rows(number) for number in blocks] if task.taken else store.layer(task.layer).runs(blocks)
+    )
     parts: list[Totals] = []
 
-    def read_blocks(first: int) -> list[tuple[int, np.ndarray, Totals]]:
-        """Read some blocks from a first one on; list first image, activations and totals of each."""
-        rows = slice(first * block, store.images.rows(min(first + at_once, blocks.stop) - 1).stop)
+    def read_blocks(rows: slice) -> list[tuple[int, np.ndarray, Totals]]:
+        """Read the rows of some blocks; list first image, activations and totals of each."""
         activation = read(rows)
         by_block = (activation[start : start + block] for start in range(0, len(activation), block))
         return [(rows.start + i * block, part, Totals.of(part)) for i, part in enumerate(by_block)]
 
     def runs() -> Iterator[tuple[int, np.ndarray]]:
         """Yield first image and activations of every block, and note the totals."""
-        with closing(map_ahead(read_blocks, blocks[::at_once], task.threads, task.threads + 1)) as results:
+        with closing(map_ahead(read_blocks, rows_at_once, task.threads, task.threads + 1)) as results:
             for first, activation, totals in chain.from_iterable(results):
                 parts.append(totals)
                 yield first, activation

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from topnine.pipeline.cluster.pool import Pool
+from topnine.pipeline.prefetch import map_ahead
 from topnine.pipeline.ranking.statistics import Basis, Sums, count_classes, summarise
 from topnine.pipeline.store.store import Store
 from topnine.pipeline.stored_plan import StoredPlan
 from topnine.stages.progress import Progress
 from topnine.stages.work import check_ranked, find_stale, groups
 
-BLOCKS_A_TASK = 16
+BLOCKS_A_TASK = 64
 
 
 def statistics(plan: StoredPlan, pool: Pool, store: Store) -> Iterator[Progress]:
@@ -42,18 +43,33 @@ def statistics(plan: StoredPlan, pool: Pool, store: Store) -> Iterator[Progress]
 def sum_layer(store: Store, pool: Pool, layer: str, sums: Sums) -> Iterator[int]:
     """Add up all blocks of a layer, group by group as they are done; yield how many are."""
     summed = 0
-    for blocks, part in pool.run(sum_blocks, groups(store.images.blocks, BLOCKS_A_TASK), store.path, layer, sums.basis):
+    tasks = groups(store.images.blocks, BLOCKS_A_TASK)
+    for blocks, part in pool.run(sum_blocks, tasks, store.path, layer, sums, pool.threads, narrow=_narrow):
         sums.add(part)
         summed += len(blocks)
         yield summed
 
 
-def sum_blocks(blocks: range, path: str, layer: str, basis: Basis) -> Sums:
-    """Add up some consecutive blocks (a task), one at a time."""
+def _narrow(_: range, path: str, layer: str, sums: Sums, threads: int) -> tuple[str, str, Basis, np.ndarray, int]:
+    """Return what a task needs of the sums so far: an activation below the weakest that they rank will not rank."""
+    return path, layer, sums.basis, sums.top.activation[:, -1], threads
+
+
+def sum_blocks(blocks: range, path: str, layer: str, basis: Basis, floor: np.ndarray, threads: int) -> Sums:
+    """Add up some consecutive blocks (a task), in threads; their sums are the same however the blocks are shared out."""
     store = Store.open(path)
-    sums = Sums(basis)
-    for block in blocks:
-        rows = store.images.rows(block)
-        (label,) = store.images.columns(["label"], rows)
-        sums.add_images(store.layer(layer).read_activation(rows), label, rows.start)
-    return sums
+    arrays, runs = store.layer(layer), store.layer(layer).runs(blocks)
+    (label,) = store.images.columns(["label"], slice(runs[0].start, runs[-1].stop))
+
+    def sum_runs(number: int) -> Sums:
+        """Add up every so many runs of blocks."""
+        sums = Sums(basis, floor)
+        for rows in runs[number::threads]:
+            of_rows = slice(rows.start - runs[0].start, rows.stop - runs[0].start)
+            sums.add_images(arrays.read_activation(rows), label[of_rows], rows.start)
+        return sums
+
+    total = Sums(basis)
+    for part in map_ahead(sum_runs, range(threads), threads, threads):
+        total.add(part)
+    return total

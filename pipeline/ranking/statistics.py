@@ -21,6 +21,8 @@ MAX_MEAN_CLASSES = 2**16  # with a mean activation each: memory grows with class
 
 PRODUCT_BITS = 21  # of an activation, where products are summed
 PRODUCT_ROWS = 2**11  # images whose products are summed in float64: 11 + 2 * PRODUCT_BITS is 53
+FLOAT32_EXPONENT = 127  # the largest
+PORTION_VALUES = 2**18  # activations that are summed at once: what is computed of them stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,24 @@ class Basis:
         steps: np.ndarray = np.ldexp(1.0, np.frexp(self.bound)[1] - bits)
         return steps
 
+    def scale(self, bits: int) -> np.ndarray:
+        """Return what turns activations into numbers of steps (filter), as float32 where that loses nothing.
+
+        It is a power of two, so the product with a float32 is exact, and so is rounding it: a float32 beyond 2**24 is
+        whole. Only for a bound below 2**-90 are there too many steps in 1 for float32.
+        """
+        scale = 1 / self.steps(bits)
+        return scale.astype(np.float32) if (scale < 2.0**FLOAT32_EXPONENT).all() else scale
+
 
 class Sums:
     """Sums over the images of a layer, the same in any grouping and order.
+
+    Parameters
+    ----------
+    basis : Basis
+    floor : ndarray (filter) float32, optional
+        See ``running_top``: the weakest of STRONGEST_IMAGES of other images that are added later.
 
     Attributes
     ----------
@@ -84,9 +101,10 @@ class Sums:
         The strongest images of every filter (filter, STRONGEST_IMAGES).
     """
 
-    def __init__(self, basis: Basis) -> None:
+    def __init__(self, basis: Basis, floor: np.ndarray | None = None) -> None:
         filters = len(basis.maximum)
         self.basis = basis
+        self._floor = floor
         self.count = 0
         self.lowest = np.zeros(filters)
         self.histogram = np.zeros((filters, HISTOGRAM_BINS), np.int64)
@@ -110,34 +128,45 @@ class Sums:
         first_image : int
             Id of the first row, larger than all that were added before.
         """
-        portions = range(0, len(activation), PRODUCT_ROWS)
-        runs = ((first_image + start, activation[start : start + PRODUCT_ROWS]) for start in portions)
-        self.top = running_top(runs, STRONGEST_IMAGES, self.top)
-        for start in portions:
-            rows = slice(start, start + PRODUCT_ROWS)
-            known = ~np.isnan(activation[rows]).all(axis=1)
-            finite = np.nan_to_num(activation[rows][known], posinf=0, neginf=0)
-            self._add_rows(finite.astype(np.float64), label[rows][known])
+        work = _Work(self.basis)
+        portions = range(0, len(activation), work.rows)
+        runs = ((first_image + start, activation[start : start + work.rows]) for start in portions)
+        before = self.top if self.count or self._floor is not None else None
+        self.top = running_top(runs, STRONGEST_IMAGES, before, self._floor)
+        undecodable = np.isnan(activation[:, 0])  # few, if any: the other filters only of these
+        undecodable[undecodable] = np.isnan(activation[undecodable]).all(axis=1)
+        known = np.flatnonzero(~undecodable)
+        self.count += len(known)
+        if self.basis.classes:  # a portion then has few classes, and the images of each one after the other
+            known = known[np.argsort(label[known], kind="stable")]
+        for start in range(0, len(known), work.rows):
+            rows = known[start : start + work.rows]
+            self._add_portion(work.take(activation, rows), label[rows], work)
 
-    def _add_rows(self, activation: np.ndarray, label: np.ndarray) -> None:
-        """Add images, PRODUCT_ROWS at most: finite activations (image, filter) float64 and labels (image)."""
-        self.count += len(activation)
-        self.lowest = np.minimum(self.lowest, activation.min(axis=0, initial=0))
-        self.histogram += _histogram(activation, self.basis.maximum)
-        activation = np.clip(activation, -self.basis.bound, self.basis.bound)
-        whole = np.rint(activation / self.basis.steps(self.basis.product_bits))
+    def _add_portion(self, activation: np.ndarray, label: np.ndarray, work: _Work) -> None:
+        """Add images, PRODUCT_ROWS at most, of sorted labels (image); their activations (image, filter) are changed."""
+        lowest, highest = activation.min(axis=0), activation.max(axis=0)
+        if not np.isfinite([lowest, highest]).all():
+            np.nan_to_num(activation, copy=False, posinf=0, neginf=0)
+            lowest, highest = activation.min(axis=0), activation.max(axis=0)
+        self.lowest = np.minimum(self.lowest, lowest)
+        counts = np.bincount(work.find_bins(activation), minlength=self.histogram.size)
+        self.histogram += counts.reshape(self.histogram.shape)
+        if (lowest < -self.basis.bound).any() or (highest > self.basis.bound).any():
+            np.clip(activation, -self.basis.bound, self.basis.bound, out=activation, casting="same_kind")
+        whole = work.count_steps(activation, work.product_scale)
         self.total += whole.sum(axis=0).astype(np.int64)
         self.product += (whole.T @ whole).astype(np.int64)
         if self.basis.classes:
-            self._add_to_classes(np.rint(activation / self.basis.steps(self.basis.sum_bits)), label)
+            self._add_to_classes(work.count_steps(activation, work.sum_scale), label)
 
     def _add_to_classes(self, whole: np.ndarray, label: np.ndarray) -> None:
-        order = np.argsort(label, kind="stable")
-        order = order[label[order] >= 0]
-        classes, starts, counts = np.unique(label[order], return_index=True, return_counts=True)
-        if len(classes):
-            self.class_total[classes] += np.add.reduceat(whole[order], starts, axis=0)
-            self.class_count[classes] += counts
+        """Add images, in the order of their labels (image), to their classes."""
+        classes, starts, counts = np.unique(label, return_index=True, return_counts=True)
+        for class_, start, count in zip(classes.tolist(), starts.tolist(), counts.tolist(), strict=True):
+            if class_ >= 0:
+                self.class_total[class_] += whole[start : start + count].sum(axis=0)
+                self.class_count[class_] += count
 
     def add(self, other: Sums) -> None:
         """Add the sums of other images."""
@@ -156,14 +185,52 @@ class Sums:
         return replace(self.basis, bound=np.maximum(self.basis.bound, -self.lowest))
 
 
-def _histogram(activation: np.ndarray, maximum: np.ndarray) -> np.ndarray:
-    """Count activations (image, filter) float64 in bins (filter, bin) from 0 to a maximum (filter)."""
-    # 50·a/b of float32 a, b is a whole number or at least 2⁻²⁴ away from one, so float64 puts it into the right bin.
-    position = activation * HISTOGRAM_BINS / np.where(maximum > 0, maximum, np.inf)
-    bins = np.clip(position, 0, HISTOGRAM_BINS - 1).astype(np.intp)
-    filters = len(maximum)
-    flat = (bins + HISTOGRAM_BINS * np.arange(filters)).ravel()
-    return np.bincount(flat, minlength=filters * HISTOGRAM_BINS).reshape(filters, HISTOGRAM_BINS)
+class _Work:
+    """Computes what is summed, in memory that is used again: taking new memory each time costs more than computing.
+
+    Attributes
+    ----------
+    rows : int
+        How many images there is memory for.
+    product_scale, sum_scale : ndarray (filter)
+        Steps in 1, for sums of products and of classes.
+    """
+
+    def __init__(self, basis: Basis) -> None:
+        filters = len(basis.maximum)
+        self.rows = max(PRODUCT_ROWS // 4, min(PRODUCT_ROWS, PORTION_VALUES // filters))
+        self.product_scale, self.sum_scale = basis.scale(basis.product_bits), basis.scale(basis.sum_bits)
+        self._width = np.where(basis.maximum > 0, basis.maximum, np.inf)
+        self._first_bin = HISTOGRAM_BINS * np.arange(filters)
+        shape = self.rows, filters
+        self._taken, self._scaled = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._exact, self._bins = np.empty(shape), np.empty(shape, np.intp)
+
+    def take(self, activation: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return some rows (image) of activations (image, filter)."""
+        return np.take(activation, rows, axis=0, out=self._taken[: len(rows)], mode="clip")  # "raise" copies twice
+
+    def find_bins(self, activation: np.ndarray) -> np.ndarray:
+        """Return the bins of activations (image, filter) in one row, numbered through all filters."""
+        position, bins = self._exact[: len(activation)], self._bins[: len(activation)]
+        # 50·a/b of float32 a, b is a whole number or at least 2⁻²⁴ away from one: float64 puts it into the right bin.
+        np.copyto(position, activation)
+        position *= HISTOGRAM_BINS
+        position /= self._width
+        np.clip(position, 0, HISTOGRAM_BINS - 1, out=position)
+        np.copyto(bins, position, casting="unsafe")
+        bins += self._first_bin
+        return bins.ravel()
+
+    def count_steps(self, activation: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Return activations (image, filter) in whole numbers of steps, as float64."""
+        whole = self._exact[: len(activation)]
+        if scale.dtype == np.float32:
+            scaled = np.multiply(activation, scale, out=self._scaled[: len(activation)])
+            np.copyto(whole, np.rint(scaled, out=scaled))
+        else:
+            np.rint(np.multiply(activation, scale, out=whole), out=whole)
+        return whole
 
 
 def count_classes(label: np.ndarray, named: int) -> int:

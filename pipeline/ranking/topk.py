@@ -75,7 +75,12 @@ def top(activation: np.ndarray, first_image: int = 0, ranks: int = RANKS) -> Top
     return _strongest([_select(activation, competing, first_image)], activation.shape[1], ranks)
 
 
-def running_top(runs: Iterable[tuple[int, np.ndarray]], ranks: int = RANKS, before: Top | None = None) -> Top:
+def running_top(
+    runs: Iterable[tuple[int, np.ndarray]],
+    ranks: int = RANKS,
+    before: Top | None = None,
+    floor: np.ndarray | None = None,
+) -> Top:
     """Rank runs of images one after the other, dropping most activations unsorted.
 
     Parameters
@@ -86,17 +91,22 @@ def running_top(runs: Iterable[tuple[int, np.ndarray]], ranks: int = RANKS, befo
         How many activations of a filter to keep.
     before : Top, optional
         The ranks of images with smaller ids, to continue from.
+    floor : ndarray (filter) float32, optional
+        What the last rank of every filter will at least be when these ranks are merged with others; NaN where that is
+        not known. Activations below it are left out.
     """
     runs = iter(runs)
     if before is None:
         first, activation = next(runs)
         before = top(activation, first, ranks)
     strongest, filters = before, len(before.image)
+    # What ties with the floor may have a smaller id than those that it ties with.
+    below = np.zeros(filters, np.float32) if floor is None else np.nextafter(np.nan_to_num(floor), np.float32(0))
     pending: list[_Entries] = []
     for first, activation in runs:
         # Later images have larger ids: one that only ties with the last rank does not get in.
-        pending.append(_select(activation, activation > np.nan_to_num(strongest.activation[:, -1]), first))
-        if sum(len(entries.image) for entries in pending) > PENDING_PER_FILTER * filters:
+        pending.append(_select(activation, activation > np.fmax(strongest.activation[:, -1], below), first))
+        if sum(len(entries.image) for entries in pending) > max(PENDING_PER_FILTER, ranks // 2) * filters:
             strongest, pending = _strongest([_entries(strongest), *pending], filters, ranks), []
     return _strongest([_entries(strongest), *pending], filters, ranks)
 

@@ -176,10 +176,10 @@ class Arrays:
 class _CheckedZarrs:
     """Reads whole chunks through zarrs, in threads of its own, and only where zarr itself would read the same.
 
-    zarrs does not check the checksum of a chunk of which only a part is read, takes a missing chunk for fill values, and
-    has errors of its own. So zarr reads parts of chunks; and zarr reads again, and raises the error, where a chunk's
-    file is missing or empty, where it is another one after reading than before, and where zarrs fails. Nothing is
-    written through zarrs: with several threads it writes other bytes each time.
+    zarrs does not check the checksum of a chunk of which only a part is read, takes a missing chunk for fill values,
+    and has errors of its own. So zarr reads parts of chunks; and zarr reads again, and raises the error, where a
+    chunk's file is missing or empty, where it is another one after reading than before, and where zarrs fails. Nothing
+    is written through zarrs: with several threads it writes other bytes each time.
 
     Attributes
     ----------
@@ -228,8 +228,7 @@ def _is_whole(selection: Any, shape: tuple[int, ...]) -> bool:
     (True, False)
     """
     return isinstance(selection, tuple) and all(
-        isinstance(one, slice) and one.indices(size) == (0, size, 1)
-        for one, size in zip(selection, shape, strict=True)
+        isinstance(one, slice) and one.indices(size) == (0, size, 1) for one, size in zip(selection, shape, strict=True)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
@@ -94,6 +94,14 @@ class StoredLayer:
             array = self._open(name)
             array[self._images.rows(block)] = values.astype(array.dtype)
 
+    def runs(self, blocks: Sequence[int] | np.ndarray) -> list[slice]:
+        """Return the rows of blocks, given in ascending order: of consecutive ones together, as many as READ_VALUES."""
+        block = self._images.block
+        most = max(1, READ_VALUES // (block * self.filters))
+        consecutive = np.split(np.asarray(blocks), np.flatnonzero(np.diff(blocks) > 1) + 1)
+        parts = [run[first : first + most] for run in consecutive for first in range(0, len(run), most)]
+        return [slice(int(part[0]) * block, min((int(part[-1]) + 1) * block, len(self._images))) for part in parts]
+
     def read_activation(self, rows: slice) -> np.ndarray:
         """Read the activations (image, filter) of some images."""
         with self._reading("activation") as array:
@@ -127,7 +135,7 @@ class StoredLayer:
         """
         is_filled = top.image >= 0
         images, filters = top.image[is_filled], np.nonzero(is_filled)[0] + first_filter
-        runs = self._runs(images) if len(images) else []
+        runs = self.runs(np.unique(images // self._images.block))
 
         def read_positions(name: str) -> np.ndarray:
             """Read the rows or columns (filter, rank) of the activations; -1 where a rank is empty."""
@@ -139,22 +147,13 @@ class StoredLayer:
             return Ranking(top.activation, top.image, *threads.map(read_positions, ("row", "column")))
 
     def _read_at(self, name: str, images: np.ndarray, filters: np.ndarray, runs: list[slice]) -> np.ndarray:
-        """Read the values (hit) of an array (image, filter) at some images and filters (hit), which are in some runs."""
+        """Read the values (hit) of an array at images and filters (hit), by the runs of rows that the images are in."""
         found = np.empty(len(images), np.int32)
         with self._reading(name) as array:
             for rows in runs:
                 hits = np.flatnonzero((images >= rows.start) & (images < rows.stop))
                 found[hits] = np.asarray(array[rows])[images[hits] - rows.start, filters[hits]]
         return found
-
-    def _runs(self, images: np.ndarray) -> list[slice]:
-        """Return the rows of all blocks that some images are in: of consecutive blocks together, up to READ_VALUES."""
-        block = self._images.block
-        most = max(1, READ_VALUES // (block * self.filters))
-        numbers = np.unique(images // block)
-        consecutive = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
-        parts = [run[first : first + most] for run in consecutive for first in range(0, len(run), most)]
-        return [slice(int(part[0]) * block, min((int(part[-1]) + 1) * block, len(self._images))) for part in parts]
 
     def write_ranking(self, ranking: Ranking, totals: Totals, fingerprint: Mapping[str, Any]) -> None:
         """Write the ranks ``top_*``, and of every filter the strongest and mean activation and the active fraction."""
