@@ -77,5 +77,5 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[analysis,demo,figures,parquet,s3,slurm,test,tiff,timm]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[analysis,demo,fast,figures,parquet,s3,slurm,test,tiff,timm]'
 	touch $@

@@ -101,9 +101,9 @@ def rank_blocks(blocks: range, task: RankTask) -> tuple[Top, Totals]:
     """Rank some consecutive blocks (a task), read ahead."""
     store = Store.open(task.store)
     block, read = store.images.block, _reader(store, task)
-    rows_at_once = (
-        [store.images.rows(number) for number in blocks] if task.taken else store.layer(task.layer).runs(blocks)
-    )
+    runs_of_rows = store.layer(task.layer).runs(blocks)
+    if task.taken:  # what hits are compared by takes memory, too
+        runs_of_rows = [store.images.rows(number) for number in blocks]
     parts: list[Totals] = []
 
     def read_blocks(rows: slice) -> list[tuple[int, np.ndarray, Totals]]:
@@ -114,7 +114,7 @@ def rank_blocks(blocks: range, task: RankTask) -> tuple[Top, Totals]:
 
     def runs() -> Iterator[tuple[int, np.ndarray]]:
         """Yield first image and activations of every block, and note the totals."""
-        with closing(map_ahead(read_blocks, rows_at_once, task.threads, task.threads + 1)) as results:
+        with closing(map_ahead(read_blocks, runs_of_rows, task.threads, task.threads + 1)) as results:
             for first, activation, totals in chain.from_iterable(results):
                 parts.append(totals)
                 yield first, activation

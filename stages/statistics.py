@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.prefetch import map_ahead
@@ -56,7 +57,7 @@ def _narrow(_: range, path: str, layer: str, sums: Sums, threads: int) -> tuple[
 
 
 def sum_blocks(blocks: range, path: str, layer: str, basis: Basis, floor: np.ndarray, threads: int) -> Sums:
-    """Add up some consecutive blocks (a task), in threads; their sums are the same however the blocks are shared out."""
+    """Add up some consecutive blocks (a task), in threads: the sums are the same whichever thread adds which."""
     store = Store.open(path)
     arrays, runs = store.layer(layer), store.layer(layer).runs(blocks)
     (label,) = store.images.columns(["label"], slice(runs[0].start, runs[-1].stop))
@@ -70,6 +71,7 @@ def sum_blocks(blocks: range, path: str, layer: str, basis: Basis, floor: np.nda
         return sums
 
     total = Sums(basis)
-    for part in map_ahead(sum_runs, range(threads), threads, threads):
-        total.add(part)
+    with threadpool_limits(1, user_api="blas"):  # products of each thread: BLAS's own threads would wait for a core
+        for part in map_ahead(sum_runs, range(threads), threads, threads):
+            total.add(part)
     return total

@@ -36,7 +36,7 @@ def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterat
     yield "feed", lambda: [mining.feed_row(data, folder, 5)]
     yield "memory", lambda: [mining.memory_row(data, folder, 3)]
     yield "deconvolve", lambda: deconvolving.deconvolve_rows(data, folder, 3)
-    yield "rank", lambda: [ranking.rank_row(folder, 3)]
+    yield "rank statistics", lambda: ranking.rank_rows(folder, 3)
     yield "index tar", lambda: [indexing.index_row(folder, 5)]
     yield "index memory", lambda: [indexing.memory_row(folder)]
     yield "index open", lambda: [indexing.open_row(folder, 5)]

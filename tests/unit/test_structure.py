@@ -46,6 +46,8 @@ LIBRARIES = {
     "tifffile": {"pipeline/data"},
     "imagecodecs": {"pipeline/data"},
     "zarr": {"pipeline/store"},
+    "zarrs": {"pipeline/store/arrays.py"},
+    "threadpoolctl": {"stages/statistics.py"},
     "distributed": {"pipeline/cluster"},
     "dask": {"pipeline/cluster"},
     "dask_jobqueue": {"pipeline/cluster"},
