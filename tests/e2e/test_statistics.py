@@ -11,6 +11,7 @@ import zarr
 from tests.conftest import encode, noise, plan_run, run_stages, same_files, write_tar
 from tests.e2e.test_commands import topnine
 from topnine.pipeline.errors import InputError
+from topnine.pipeline.store import arrays
 from topnine.pipeline.store.store import Store
 from topnine.stages import statistics
 
@@ -72,8 +73,9 @@ def test_the_same_bytes_on_any_workers_and_groups_of_blocks(labelled, tmp_path, 
         plan_run(tmp_path / str(i), data__path=labelled, mine__layers="3", mine__block=8, cluster=cluster)
         for i, cluster in enumerate(({"kind": "inline"}, {"kind": "inline"}, {"kind": "local"}))
     ]
-    for plan, group in zip(plans, (16, 1, 2), strict=True):
+    for plan, group, zarrs in zip(plans, (16, 1, 2), (None, arrays.Zarrs, arrays.Zarrs), strict=True):
         monkeypatch.setattr(statistics, "BLOCKS_A_TASK", group)
+        monkeypatch.setattr(arrays, "Zarrs", zarrs)
         run_stages(plan, *MINED, "statistics")
     first, *others = (Path(plan.config.store) for plan in plans)
     assert all(same_files(first, other) for other in others)

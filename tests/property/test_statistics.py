@@ -169,6 +169,21 @@ def test_whole_numbers_fit_into_what_they_are_summed_in(images):
     assert images * 2**basis.sum_bits < 2**53  # float64
 
 
+@pytest.mark.parametrize("exponent", [-140, -126, -100, -91, -60, 0, 60, 127])
+def test_activations_of_any_size_are_counted_in_whole_steps(exponent):
+    """Float32 counts the steps where it can, and float64 elsewhere: the same sums, scaled."""
+    numbers = np.random.default_rng(0).integers(0, 2**8, (300, 3))
+    activation, label = np.ldexp(numbers, exponent - 8).astype(np.float32), np.arange(300) % 4
+    sums = Sums(Basis.of(activation.max(axis=0), 2**21 - 1, 4))
+    sums.add_images(activation, label, 0)
+    steps = sums.basis.steps(sums.basis.product_bits)
+    assert (sums.total * steps == activation.sum(axis=0, dtype=np.float64)).all()
+    exact = np.stack([activation[label == c].sum(axis=0, dtype=np.float64) for c in range(4)])
+    assert (sums.class_total * sums.basis.steps(sums.basis.sum_bits) == exact).all()
+    reference = numbers.T @ numbers
+    assert np.array_equal(sums.product / sums.product[0, 0], reference / reference[0, 0])
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_sums_over_as_many_images_as_imagenet_has_do_not_overflow(sign):
     """Every activation is as large as it can be: all steps of the grid are used, all products have one sign."""

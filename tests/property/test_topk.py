@@ -60,6 +60,18 @@ def test_ranking_runs_in_their_order_gives_the_full_sort(activation, undecodable
     assert np.array_equal(running.image, full_sort(activation, ranks))
 
 
+@given(matrices, st.lists(st.integers(0, 60)), st.integers(1, 59), st.integers(1, 12), st.booleans())
+def test_what_is_below_the_last_rank_of_other_images_may_be_left_out(activation, undecodable, edge, ranks, later):
+    activation = spoiled(activation, undecodable)
+    edge = min(edge, len(activation) - 1) if len(activation) > 1 else 0
+    parts = [(0, activation[:edge]), (edge, activation[edge:])] if edge else [(0, activation), (0, activation[:0])]
+    (first, others), rest = parts if later else parts[::-1]
+    known = top(others, first, ranks)
+    empty = Top(np.full((activation.shape[1], ranks), np.nan, np.float32), np.full((activation.shape[1], ranks), -1))
+    merged = merge([known, running_top([rest], ranks, empty, known.activation[:, -1])], ranks)
+    assert np.array_equal(merged.image, full_sort(activation, ranks))
+
+
 @given(matrices, st.lists(st.integers(0, 60), min_size=2), st.integers(1, 12))
 def test_merging_is_associative_and_merging_one_changes_nothing(activation, cuts, ranks):
     parts = cut(activation, cuts, ranks)
