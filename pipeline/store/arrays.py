@@ -195,7 +195,8 @@ class _CheckedZarrs:
 
     async def read(self, batch_info: Iterable[Any], out: Any, drop_axes: tuple[int, ...] = ()) -> None:
         """Read chunks, or parts of them, as zarr's codec pipelines do."""
-        whole, parts = [], []
+        whole: list[Any] = []
+        parts: list[Any] = []
         for chunk in batch_info:
             _, spec, selection, *_ = chunk
             (parts if drop_axes or not _is_whole(selection, spec.shape) else whole).append(chunk)
