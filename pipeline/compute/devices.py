@@ -190,8 +190,8 @@ class Cuda(Batches):
         return STREAMS
 
     def backwards(self, threads: int) -> int:
-        """Return one: torch runs the backward passes of a GPU in one thread, so several would only take turns."""
-        return 1
+        """Return one a stream: torch runs their backward passes in one thread, and all else of them side by side."""
+        return STREAMS
 
     def check_precision(self, precision: str) -> None:
         """Raise InputError where the GPU has no units for a precision."""

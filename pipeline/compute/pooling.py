@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +44,10 @@ class Ties:
 
     def __init__(self, breaks: bool = False) -> None:
         self.breaks = breaks
-        self._hangs: list[Tensor] = []
+        self._came_back: list[Callable[[], Tensor]] = []  # return which hits hang on a max-pooling
 
     def watch(self, name: str, args: Any, kwargs: Any, returned: Any) -> None:
-        """Have a max-pooling's regions compared when the signal comes back to what it returned.
+        """Keep what a max-pooling pooled, and the signal that comes back to what it returned, for ``hits``.
 
         Parameters
         ----------
@@ -58,13 +59,14 @@ class Ties:
         """
         pooled = returned if isinstance(returned, Tensor) else returned[0]
         if not self.breaks and pooled.requires_grad and pooled.dim() == 4:
-            maps, (others, named) = _split_arguments(args, kwargs)
+            input, (others, named) = _split_arguments(args, kwargs)
+            maps = input.detach()
 
             def two_largest(some: Tensor, size: Any) -> tuple[Tensor, Tensor]:
                 """Return the two largest values of the regions of some of the maps."""
                 return POOLINGS[name].two_largest(some, *others, size=size, **named)
 
-            pooled.register_hook(lambda signal: self._hangs.append(_hang(two_largest, maps.detach(), signal)))
+            pooled.register_hook(lambda signal: self._came_back.append(partial(_hang, two_largest, maps, signal)))
 
     def broken(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Return the arguments of a max-pooling; where near-ties are broken, values that are near made the same."""
@@ -74,9 +76,13 @@ class Ties:
         return (PassBack.apply(input, round_to_36_bits(input.detach())), *others), named
 
     def hits(self, count: int, device: torch.device) -> Tensor:
-        """Return which of a number of hits hang on a near-tie, (hit) bool, once the signals have come back."""
+        """Return which of a number of hits hang on a near-tie, (hit) bool, once the signals have come back.
+
+        The regions are compared here, not on the way back: torch runs the backward passes of a GPU in one thread.
+        """
         hangs = torch.zeros(count, dtype=torch.bool, device=device)
-        for some in self._hangs:  # where the network pools parts of images as images, each may be of any hit
+        for compare in self._came_back:
+            some = compare()  # where the network pools parts of images as images, each may be of any hit
             hangs |= some if len(some) == count else some.any()
         return hangs
 
@@ -137,20 +143,41 @@ class Regions:
         return cls(kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode)
 
 
+class _Largest(NamedTuple):
+    """The largest and the second largest of some values, of every region; the second is None where they are one."""
+
+    first: Tensor
+    second: Tensor | None
+
+    def every(self, axis: int, positions: slice) -> _Largest:
+        """Return those at some rows or columns alone."""
+        at: Any = (..., positions, slice(None)) if axis == 0 else (..., positions)
+        return _Largest(self.first[at], None if self.second is None else self.second[at])
+
+    def merge(self, other: _Largest) -> _Largest:
+        """Return the largest two of these values and others."""
+        second = torch.minimum(self.first, other.first)
+        for candidate in (self.second, other.second):
+            if candidate is not None:
+                second = torch.maximum(second, candidate)
+        return _Largest(torch.maximum(self.first, other.first), second)
+
+
 def _two_largest(input: Tensor, *args: Any, size: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """Return the two largest values of every pooling region, (hit, channel, row, column) of a size in rows and columns.
 
-    They are found one position of the regions after the other.
+    They are found along each column of the regions first, then along the rows of what that gives: half as many
+    operations as one position after the other.
     """
     regions = Regions.of(*args, **kwargs)
-    maps = _pad(input, size, regions)
-    first = second = torch.full((), -torch.inf, dtype=maps.dtype, device=maps.device)
-    for row, column in product(range(regions.kernel[0]), range(regions.kernel[1])):
-        top, left = row * regions.dilation[0], column * regions.dilation[1]
-        values = maps[:, :, top :: regions.stride[0], left :: regions.stride[1]][:, :, : size[0], : size[1]]
-        second = torch.maximum(second, torch.minimum(first, values))
-        first = torch.maximum(first, values)
-    return first, second
+    largest = _Largest(_pad(input, size, regions), None)
+    for axis in (0, 1):
+        step, last = regions.stride[axis], (size[axis] - 1) * regions.stride[axis]
+        starts = [regions.dilation[axis] * position for position in range(regions.kernel[axis])]
+        columns = [largest.every(axis, slice(start, start + last + 1, step)) for start in starts]
+        largest = reduce(_Largest.merge, columns)
+    first, second = largest
+    return first, torch.full_like(first, -torch.inf) if second is None else second
 
 
 def _pad(maps: Tensor, size: Any, regions: Regions) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..config.sections import NetworkConfig
@@ -22,7 +24,7 @@ from .deconvnet import Rules, project
 from .devices import Device, open_device
 from .doubles import refused_in_double
 from .normalise import normalisation_rows, normalise
-from .patches import cut, exact_boxes, patch_boxes, patch_size
+from .patches import cut, cut_into, exact_boxes, patch_boxes, patch_size
 from .pooling import Ties
 from .probing.references import TOLERANCE
 
@@ -93,12 +95,13 @@ class Projections:
         box = np.full((*ranks, 4), -1, np.int32)
         return cls(np.zeros(pixels, np.uint8), np.zeros(pixels, np.float32), box, np.zeros(ranks, bool))
 
-    def fill(
-        self, at: tuple[np.ndarray, np.ndarray], images: np.ndarray, projected: Projected, crops: np.ndarray
-    ) -> None:
-        """Cut the pictures of hits at (filter, rank), whose boxes are known, out of images and projections of crops."""
-        self.patch[at] = cut(images, self.box[at])
-        self.projection[at] = cut(projected.projection, self.box[at] - np.tile(crops[:, :2], 2))
+    def fill(self, at: tuple[np.ndarray, np.ndarray], images: Sequence[np.ndarray], projected: Projected) -> None:
+        """Write the pictures of hits at (filter, rank), whose boxes are known: those of one batch, of these images.
+
+        Threads may do so at once, as no two batches have a hit in common.
+        """
+        cut_into((self.patch[hit] for hit in zip(*at, strict=True)), images, self.box[at])
+        self.projection[at] = projected.projection
         self.tie[at] = projected.tie
 
 
@@ -155,7 +158,7 @@ def make_projections(
     settings: ProjectionSettings,
     should_stop: Callable[[], bool],
 ) -> Projections | None:
-    """Compute the patches and projections of some consecutive filters' hits.
+    """Decode the images of some consecutive filters' hits, and compute the patches and projections of these.
 
     Parameters
     ----------
@@ -171,40 +174,46 @@ def make_projections(
     WorkError
         An image cannot be read as it was mined, or an activation computed anew differs from the recorded one.
     """
-    layer, hits = settings.layer, _Hits.of(ranking, first_filter)
-    height, width, channels = settings.images.preparation.shape
-    size = height, width
-    result = Projections.empty(ranking.image.shape, (*patch_size(layer.field, size), channels))
     with settings.images.open() as reader:
         images = reader.read_pixels(records, settings.threads)
-    result.box[hits.at] = patch_boxes(layer.field, hits.row, hits.column, size)
-    crops = exact_boxes(layer.crops, hits.row, hits.column, size)
-    with closing(_project_hits(hits, images, crops, settings)) as projected:
-        for batch, of_batch in projected:
-            if should_stop():
-                return None
-            _check_recomputed(hits, batch, of_batch.activation, records, settings)
-            at = hits.at[0][batch], hits.at[1][batch]
-            result.fill(at, images[hits.image[batch]], of_batch, crops[batch])
-    return result
+    return project_hits(ranking, first_filter, records, images, settings, should_stop)
 
 
-def _project_hits(
-    hits: _Hits, images: np.ndarray, crops: np.ndarray, settings: ProjectionSettings
-) -> Generator[tuple[np.ndarray, Projected], None, None]:
-    """Project hits on crops of their images in batches; yield the hits' numbers and what they give."""
+def project_hits(
+    ranking: Ranking,
+    first_filter: int,
+    records: Sequence[ImageRecord],
+    images: Sequence[np.ndarray],
+    settings: ProjectionSettings,
+    should_stop: Callable[[], bool],
+) -> Projections | None:
+    """Compute what ``make_projections`` does, of decoded images (y, x, channel) uint8, one a record.
+
+    Whatever a batch needs of the host is done in the thread that computes it: cutting its crops before, writing its
+    pictures after. So another batch can be computed meanwhile.
+    """
+    hits, size = _Hits.of(ranking, first_filter), settings.images.preparation.size
+    shape = *patch_size(settings.layer.field, size), settings.images.preparation.channels
+    result = Projections.empty(ranking.image.shape, shape)
+    result.box[hits.at] = patch_boxes(settings.layer.field, hits.row, hits.column, size)
+    crops = exact_boxes(settings.layer.crops, hits.row, hits.column, size)
     device, network = open_device(settings.device), load_network(settings.network, settings.digest)
     projector = Projector(device, network, settings.layer, settings.rules, settings.precision)
-    batches = batches_of_one_shape(crops, settings.batch * math.prod(settings.images.preparation.size))
-    backwards = device.backwards(settings.threads)
 
-    def project_batch(batch: np.ndarray) -> Projected:
+    def project_batch(batch: np.ndarray) -> None:
         """Project a batch of hits, given by their numbers."""
+        at, of_batch = (hits.at[0][batch], hits.at[1][batch]), [images[number] for number in hits.image[batch]]
         position = hits.filter[batch], hits.row[batch], hits.column[batch]
-        return projector.project(images[hits.image[batch]], crops[batch], *position)
+        projected = projector.project(of_batch, crops[batch], result.box[at], *position)
+        _check_recomputed(hits, batch, projected.activation, records, settings)
+        result.fill(at, of_batch, projected)
 
-    with device.deterministic(), closing(map_ahead(project_batch, batches, backwards, backwards + 1)) as results:
-        yield from zip(batches, results, strict=True)
+    batches, at_once = batches_of_one_shape(crops, settings.batch * math.prod(size)), device.backwards(settings.threads)
+    with device.deterministic(), closing(map_ahead(project_batch, batches, at_once, at_once + 1)) as done:
+        for _ in done:
+            if should_stop():
+                return None
+    return result
 
 
 def batches_of_one_shape(boxes: np.ndarray, pixels: int) -> list[np.ndarray]:
@@ -234,22 +243,31 @@ class Projector:
     precision: str = "float32"
 
     def project(
-        self, images: np.ndarray, crops: np.ndarray, filter: np.ndarray, row: np.ndarray, column: np.ndarray
+        self,
+        images: Sequence[np.ndarray],
+        crops: np.ndarray,
+        boxes: np.ndarray,
+        filter: np.ndarray,
+        row: np.ndarray,
+        column: np.ndarray,
     ) -> Projected:
         """Project an activation of each image, computed from a crop of it.
 
         Parameters
         ----------
-        images : ndarray (hit, y, x, channel) uint8
+        images : sequence of ndarray (y, x, channel) uint8
+            One a hit.
         crops : ndarray (hit, corner)
             Of one size: see ``exact_boxes``; or the whole images.
+        boxes : ndarray (hit, corner)
+            Of the patches, inside of the crops.
         filter, row, column : ndarray (hit)
             In the map of the whole image.
 
         Returns
         -------
         Projected
-            The activations computed anew, and the projections of the crops.
+            The activations computed anew, and the projections of the patches.
 
         Raises
         ------
@@ -258,19 +276,31 @@ class Projector:
         """
         row = row - crops[:, 0] // max(1, self.layer.field.y.stride)
         column = column - crops[:, 1] // max(1, self.layer.field.x.stride)
-        position = np.stack([filter, row, column]).astype(np.int64)
+        top, left = (boxes - crops)[:, :2].T
+        position = np.stack([filter, row, column, top, left]).astype(np.int64)
         pixels = cut(images, crops)
         rows = normalisation_rows(self.network.architecture, pixels.shape[2], pixels.shape[3], self.precision)
-        key = "projections", self.network.config, self.layer, self.rules
-        return Projected(*self.device.run(key, self._project, pixels, position, *rows, precision=self.precision))
+        size = int(boxes[0, 2] - boxes[0, 0]), int(boxes[0, 3] - boxes[0, 1])
+        key = "projections", self.network.config, self.layer, self.rules, size
+        function = partial(self._project, size)
+        return Projected(*self.device.run(key, function, pixels, position, *rows, precision=self.precision))
 
-    def _project(self, pixels: Tensor, position: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, size: tuple[int, int], pixels: Tensor, position: Tensor, mean: Tensor, std: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         module = self.device.place(self.network.module, self.precision)
         normalised, ties = normalise(pixels, mean, std), Ties(breaks=self.precision == "float64")
-        filter, row, column = position[0], position[1], position[2]
+        filter, row, column, top, left = position
         with refused_in_double(self.network, self.precision):
             activation, projection = project(module, self.layer.tap, normalised, filter, row, column, self.rules, ties)
-        return activation.float(), projection.permute(0, 2, 3, 1).float(), ties.hits(len(pixels), pixels.device)
+        patches = _cut_windows(projection.permute(0, 2, 3, 1).float(), top, left, size)
+        return activation.float(), patches, ties.hits(len(pixels), pixels.device)
+
+
+def _cut_windows(pictures: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut windows of one size out of pictures (picture, y, x, channel), on their device."""
+    windows = pictures.unfold(1, size[0], 1).unfold(2, size[1], 1).permute(0, 1, 2, 4, 5, 3)
+    return windows[torch.arange(len(pictures), device=pictures.device), top, left]
 
 
 def project_image(image: np.ndarray, hit: tuple[int, int, int], projector: Projector) -> np.ndarray:
@@ -281,11 +311,13 @@ def project_image(image: np.ndarray, hit: tuple[int, int, int], projector: Proje
     hit : (int, int, int)
         Its filter, row and column.
     """
+    filter, row, column = (np.array([value]) for value in hit)
     whole = np.array([[0, 0, *image.shape[:2]]])
+    box = patch_boxes(projector.layer.field, row, column, image.shape[:2])
     with projector.device.deterministic():
-        projected = projector.project(image[None], whole, *(np.array([value]) for value in hit))
-    top, left, bottom, right = projector.layer.field.window(hit[1], hit[2], *image.shape[:2])
-    return projected.projection[0, top:bottom, left:right]
+        projected = projector.project([image], whole, box, filter, row, column)
+    picture: np.ndarray = projected.projection[0]
+    return picture
 
 
 def _check_recomputed(

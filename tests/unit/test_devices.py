@@ -199,7 +199,7 @@ def test_streams_belong_to_the_process_whichever_threads_compute(monkeypatch):
     assert len(driver.current) == 4 * STREAMS
     assert {stream.device for stream in driver.current} == {"cuda:1"}
     assert all(wait == "default of cuda:1" for stream in driver.current for wait in stream.waits)
-    assert (device.forwards(16), device.backwards(16)) == (STREAMS, 1)
+    assert (device.forwards(16), device.backwards(16)) == (STREAMS, STREAMS)
 
 
 def test_tf32_is_allowed_inside_and_as_before_outside(monkeypatch):
