@@ -209,7 +209,7 @@ def project_hits(
         result.fill(at, of_batch, projected)
 
     batches, at_once = batches_of_one_shape(crops, settings.batch * math.prod(size)), device.backwards(settings.threads)
-    with device.deterministic(), closing(map_ahead(project_batch, batches, at_once, at_once + 1)) as done:
+    with device.deterministic(), closing(map_ahead(project_batch, batches, at_once, 2 * at_once)) as done:
         for _ in done:
             if should_stop():
                 return None

@@ -2,7 +2,8 @@
 
 Mining is compared with what bounds it: a bare forward pass to the same layer at its best batch size, and the decoder.
 What is compared runs in turn, and medians count. The results go to runs/bench-gpu.json; with --readme, the table of the
-README is made from them. Without TOPNINE_TEST_DATA the demo's photographs are mined.
+README is made from them. With words, only what they choose is measured, and the other rows stay:
+``python -m tests.benchmarks.gpu deconvolve``. Without TOPNINE_TEST_DATA the demo's photographs are mined.
 """
 
 from __future__ import annotations
@@ -26,40 +27,40 @@ import numpy as np
 import torch
 
 from tests.benchmarks.bench import write_table
-from tests.benchmarks.deconvolving import project_all
+from tests.benchmarks.deconvolving import compare_with_bare, mined_pixels, read_tasks, synchronise
 from tests.benchmarks.measure import Row, in_turn, reported
 from tests.benchmarks.mining import decode_all, mined, nothing, overlap, planned, ranked, repeated
 from topnine.pipeline.cluster.kinds import connect
-from topnine.pipeline.compute import activations, projections
+from topnine.pipeline.compute import activations
 from topnine.pipeline.compute.activations import Forward
 from topnine.pipeline.compute.devices import open_device
 from topnine.pipeline.data import photos
 from topnine.pipeline.data.decoding.decode import Decoded
-from topnine.pipeline.data.images import ImageReader
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.network.taps import read_taps
 from topnine.pipeline.plan import Plan
 from topnine.pipeline.store.store import Store
-from topnine.stages.work import PatchReader
+from topnine.stages.settings import projection_settings
 
 RESULTS = Path("runs/bench-gpu.json")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 BATCHES = (64, 256, 1024)
 NETWORKS = {"alexnet": "conv5", "resnet50": "layer4"}
-IMAGES = 4_000  # mined in a timed run
+DEVICE, IMAGES = "cuda", 4_000  # mined in a timed run
+LARGE_BATCH = 64  # images in a backward pass, beside the default
 PROCESSES = (1, 2, 4)
 RESIZE = {"decode__resize": 256, "decode__crop": 224}
 
 
-def measure(folder: Path, device: str, images: int) -> Iterator[Callable[[], Iterator[Row]]]:
-    """Yield what is measured."""
-    data = photographs(folder, images)
+def measure(folder: Path, device: str, images: int) -> dict[str, Callable[[], Iterator[Row]]]:
+    """Return what can be measured, by the word that chooses it."""
     options = {**RESIZE, "cluster__device": device, "mine__batch": 256}
-    yield partial(feed_rows, data, folder, options)
-    for network, layer in NETWORKS.items():
-        yield partial(mine_rows, data, folder, options, network, layer)
-    yield partial(process_rows, data, folder, options)
-    yield partial(deconvolve_rows, photographs(folder, 0), folder, options)
+    return {
+        "feed": lambda: feed_rows(photographs(folder, images), folder, options),
+        "mine": lambda: mine_rows(photographs(folder, images), folder, options),
+        "processes": lambda: process_rows(photographs(folder, images), folder, options),
+        "deconvolve": lambda: deconvolve_rows(photographs(folder, 0), folder, options),
+    }
 
 
 def photographs(folder: Path, images: int) -> Path:
@@ -71,7 +72,8 @@ def photographs(folder: Path, images: int) -> Path:
         if not data.is_dir():
             photos.write_shards(data)
     shards = len(list(data.glob("*.tar")))
-    return repeated(data, folder / f"{images}-images", max(1, images // (a_shard * shards)))
+    links = folder / f"{images}-images"
+    return links if links.exists() else repeated(data, links, max(1, images // (a_shard * shards)))
 
 
 def feed_rows(data: Path, folder: Path, options: dict[str, Any]) -> Iterator[Row]:
@@ -97,7 +99,13 @@ def feed_rows(data: Path, folder: Path, options: dict[str, Any]) -> Iterator[Row
     yield reported("µs of Python an image", python * 1e6, detail)
 
 
-def mine_rows(data: Path, folder: Path, options: dict[str, Any], network: str, layer: str) -> Iterator[Row]:
+def mine_rows(data: Path, folder: Path, options: dict[str, Any]) -> Iterator[Row]:
+    """Compare mining of the networks with a bare forward pass."""
+    for network, layer in NETWORKS.items():
+        yield from network_rows(data, folder, options, network, layer)
+
+
+def network_rows(data: Path, folder: Path, options: dict[str, Any], network: str, layer: str) -> Iterator[Row]:
     """Compare mining in every precision with a bare forward pass, and how many of the nine stay the same."""
     nine: dict[str, np.ndarray] = {}
     for precision in precisions(options["cluster__device"]):
@@ -146,12 +154,6 @@ def forward_rate(plan: Plan, batch: int) -> float:
     return batch * times / took["forward"]
 
 
-def synchronise(device: str) -> None:
-    """Wait for a device."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
 def decoding_nothing(plan: Plan) -> Any:
     """Return a context in which every image is one that is decoded already."""
     image = decode_all(replace_shards(plan), 1)[0]
@@ -189,41 +191,13 @@ def process_rows(data: Path, folder: Path, options: dict[str, Any]) -> Iterator[
 def deconvolve_rows(data: Path, folder: Path, options: dict[str, Any]) -> Iterator[Row]:
     """Compare projecting with a bare forward and backward pass of the same batches."""
     plan = planned(folder, data, **options, mine__layers="all")
-    mined(plan)
-    ranked(plan)
-    store = Store.open(plan.config.store)
-    pixels = PatchReader(store, plan.images, count_cores()).read_pixels(np.arange(len(store.images)))
-
-    def decoded(reader: ImageReader, records: list[Any], threads: int) -> np.ndarray:
-        return pixels[[record.offset for record in records]]
-
-    device = open_device(plan.config.cluster.device)
-    module = device.place(plan.network.module)
+    pixels = mined_pixels(plan)
     for layer in plan.layers:
-        shapes: list[tuple[int, ...]] = []
-        project = projections.Projector.project
-
-        def noting(self: Any, images: Any, crops: Any, *rest: Any, shapes: Any = shapes, project: Any = project) -> Any:
-            top, left, bottom, right = crops[0]
-            shapes.append((len(crops), 3, int(bottom - top), int(right - left)))
-            return project(self, images, crops, *rest)
-
-        with mock.patch.object(ImageReader, "read_pixels", decoded):
-            with mock.patch.object(projections.Projector, "project", noting):
-                project_all(plan, layer)
-
-            def bare(layer: Any = layer, shapes: Any = tuple(shapes)) -> None:
-                for shape in shapes:
-                    leaf = torch.randn(shape, device=device.name, requires_grad=True)
-                    maps = read_taps(module, leaf.clone(), {"layer": layer.tap}, lambda maps: maps)["layer"]
-                    torch.autograd.grad(maps.sum(), leaf)
-                synchronise(device.name)
-
-            took = in_turn({"ours": partial(project_all, plan, layer), "bare": bare}, 3)
-        units = sum(shape[0] for shape in shapes)
-        detail = f"{took['ours'] / units * 1e3:.3f} ms a unit, bare {took['bare'] / units * 1e3:.3f}, {units:,} units"
+        tasks, settings = read_tasks(plan, layer, pixels), projection_settings(plan, layer, count_cores())
         name = f"deconvolve {layer.name}, of a bare forward and backward pass"
-        yield reported(name, took["bare"] / took["ours"], detail)
+        yield reported(name, *compare_with_bare(tasks, settings, 3))
+        large = replace(settings, batch=LARGE_BATCH)
+        yield reported(f"{name}, deconvolve.batch = {LARGE_BATCH}", *compare_with_bare(tasks, large, 3))
 
 
 def run_tests() -> str:
@@ -245,21 +219,42 @@ def run_tests() -> str:
 
 
 def main(words: list[str]) -> None:
-    """Run the benchmark on a device (``cuda`` unless another is named), or make the README's table of the last one."""
+    """Run the benchmark, or what some words choose of it; or make the README's table of the last one.
+
+    Parameters
+    ----------
+    words : list of str
+        ``--readme``; or a device (``cuda``), a number of images, and of ``tests`` and what ``measure`` names some.
+    """
     if words == ["--readme"]:
         write_table(json.loads(RESULTS.read_text()), "bench-gpu")
         return
-    device, images = (*words, "cuda", str(IMAGES))[0], int((*words[1:], str(IMAGES))[0])
+    known = {"tests", *measure(Path(), "", 0)}
+    wanted = known.intersection(words) or known
+    device, images = DEVICE, IMAGES
+    for word in words:
+        if word.isdecimal():
+            images = int(word)
+        elif word not in known:
+            device = word
     name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     machine = f"{name}, {count_cores()} cores; torch {version('torch')}"
     print(machine, flush=True)
-    results: dict[str, Any] = {"machine": machine, "tests": run_tests(), "rows": []}
+    results: dict[str, Any] = {"tests": "", "rows": []}
+    if wanted != known and RESULTS.exists():
+        results = json.loads(RESULTS.read_text())
+    results["machine"] = machine
+    if "tests" in wanted:
+        results["tests"] = run_tests()
     RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2))
+    rows = {row["name"]: row for row in results["rows"]}
     with TemporaryDirectory() as folder:
-        for rows_of in measure(Path(folder), device, images):
-            for row in rows_of():
+        for word, rows_of in measure(Path(folder), device, images).items():
+            for row in rows_of() if word in wanted else ():
                 print(f"{row.ratio:10.2f}  {row.name} ({row.detail})", flush=True)
-                results["rows"].append(row.table())
+                rows[row.name] = row.table()
+                results["rows"] = list(rows.values())
                 RESULTS.write_text(json.dumps(results, indent=2))  # what there is, if the time runs out
 
 
