@@ -31,9 +31,9 @@ from tests.benchmarks.deconvolving import compare_with_bare, mined_pixels, read_
 from tests.benchmarks.measure import Row, in_turn, reported
 from tests.benchmarks.mining import decode_all, mined, nothing, overlap, planned, ranked, repeated
 from topnine.pipeline.cluster.kinds import connect
-from topnine.pipeline.compute import activations
 from topnine.pipeline.compute.activations import Forward
 from topnine.pipeline.compute.devices import open_device
+from topnine.pipeline.data import images as images_module
 from topnine.pipeline.data import photos
 from topnine.pipeline.data.decoding.decode import Decoded
 from topnine.pipeline.machine import count_cores
@@ -158,10 +158,10 @@ def decoding_nothing(plan: Plan) -> Any:
     """Return a context in which every image is one that is decoded already."""
     image = decode_all(replace_shards(plan), 1)[0]
 
-    def decode(reader: object, settings: object, record: object) -> Decoded:
+    def decode(data: object, preparation: object, out: object) -> Decoded:
         return image
 
-    return mock.patch.object(activations, "decode_image", decode)
+    return mock.patch.object(images_module, "decode", decode)
 
 
 def replace_shards(plan: Plan) -> Plan:
