@@ -101,7 +101,7 @@ class Plan(StoredPlan):
         cut = "cropped" if decode.fit != "pad" else "cropped or padded"
         height, width = decode.size
         return (
-            f"images are resized ({decode.interpolation}) to {sides}{describe_size(decode.resize)} pixels, then {cut} "
+            f"images are resized ({decode.interpolation}, by {decode.resample}) to {sides}{describe_size(decode.resize)} pixels, then {cut} "
             f"to {height} × {width}, {taken if is_own else 'as the configuration says'}"
         )
 

@@ -209,7 +209,7 @@ class ImageReader:
         if now != look:
             raise WorkError(
                 f"{self._name(record)} has changed since it was mined: it has {now}, and had {look}. "
-                "Restore the data and the version of Pillow, or mine into another STORE."
+                "Restore the data and the versions of Pillow and torch, or mine into another STORE."
             )
 
     def _gone(self, record: ImageRecord, error: Exception) -> WorkError:

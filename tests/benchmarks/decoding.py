@@ -1,59 +1,70 @@
-"""JPEGs to pixels: Pillow, which decodes every form, against two decoders that know only JPEG."""
+"""JPEGs to pixels: simplejpeg against Pillow; and to the network's input: torch's resizing against Pillow's."""
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
+from PIL import Image
 
 from tests.benchmarks.measure import Row, in_turn, reported
-from topnine.pipeline.data.decoding.decode import open_image
+from topnine.pipeline.data.decoding.decode import decode
+from topnine.pipeline.data.decoding.jpeg import decode_pixels, read_header
+from topnine.pipeline.data.decoding.preparation import Preparation
 
 Decoder = Callable[[bytes], np.ndarray]
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    """Decode as mining does, less the resizing: pixels (y, x, rgb) uint8."""
-    return np.asarray(open_image(data))
+    """Decode a JPEG with Pillow: pixels (y, x, rgb) uint8."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def by_simplejpeg(data: bytes) -> np.ndarray:
-    """Decode with simplejpeg."""
-    import simplejpeg
-
-    return simplejpeg.decode_jpeg(data, colorspace="RGB")
-
-
-def by_torchvision(data: bytes) -> np.ndarray:
-    """Decode with torchvision."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    """Decode a JPEG as mining does, less the resizing."""
+    header = read_header(data)
+    assert header is not None
+    pixels = decode_pixels(data, header)
+    assert pixels is not None
+    return pixels
 
 
-OTHERS: dict[str, Decoder] = {"simplejpeg": by_simplejpeg, "torchvision": by_torchvision}
+def to_input(resample: str, data: bytes) -> np.ndarray:
+    """Decode and resize as mining does."""
+    return decode(data, Preparation(256, (224, 224), resample=resample)).pixels
 
 
 def decoder_rows(data: Path, rounds: int) -> Iterator[Row]:
-    """Compare decoders on one thread, and what they give."""
+    """Compare decoders and resizers on one thread, and what they give."""
     jpegs = [jpeg for path in sorted(data.glob("*.tar")) for jpeg in _photographs(path)]
+    plain = [jpeg for jpeg in jpegs if read_header(jpeg) is not None]
+    ways = {"Pillow": by_pillow, "simplejpeg": by_simplejpeg}
+    yield _compare("decode with simplejpeg, against Pillow, time", ways, plain, rounds)
+    resizers = {name: partial(to_input, name.lower()) for name in ("Pillow", "torch")}
+    yield _compare("decode and resize with torch, against Pillow's resizing, time", resizers, jpegs, rounds)
+
+
+def _compare(title: str, ways: dict[str, Decoder], jpegs: list[bytes], rounds: int) -> Row:
+    """Compare the second way with the first one."""
 
     def all_by(decoder: Decoder) -> None:
         for jpeg in jpegs:
             decoder(jpeg)
 
-    took = in_turn({name: partial(all_by, way) for name, way in {"Pillow": by_pillow, **OTHERS}.items()}, rounds)
-    for name, decoder in OTHERS.items():
-        apart = max(int(np.abs(decoder(jpeg).astype(int) - by_pillow(jpeg)).max()) for jpeg in jpegs)
-        detail = (
-            f"{took[name] / len(jpegs) * 1e3:.2f} ms a photograph, Pillow {took['Pillow'] / len(jpegs) * 1e3:.2f} ms; "
-            f"pixels at most {apart} apart"
-        )
-        yield reported(f"decode with {name}, against Pillow, time", took[name] / took["Pillow"], detail)
+    (first, one), (second, other) = ways.items()
+    took = in_turn({name: partial(all_by, way) for name, way in ways.items()}, rounds)
+    apart = [np.abs(other(jpeg).astype(np.int16) - one(jpeg)).astype(np.uint8) for jpeg in jpegs]
+    detail = (
+        f"{took[second] / len(jpegs) * 1e3:.2f} ms a photograph, {first} {took[first] / len(jpegs) * 1e3:.2f} ms; "
+        f"{np.mean([(image > 0).mean() for image in apart]):.2%} of the values differ, by at most "
+        f"{max(image.max() for image in apart)}"
+    )
+    return reported(title, took[second] / took[first], detail)
 
 
 def _photographs(path: Path) -> Iterator[bytes]:

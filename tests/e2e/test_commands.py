@@ -140,7 +140,7 @@ def test_plan_writes_nothing(tmp_path):
     finished = topnine("plan", "--layer", "all", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     decoding, *lines = finished.stdout.splitlines()
-    assert decoding.startswith("images are resized (bilinear) to a shortest side of 96 pixels")
+    assert decoding.startswith("images are resized (bilinear, by torch) to a shortest side of 96 pixels")
     assert lines[0] == "536 images in 4 shards, 9 blocks of 64"
     assert lines[1].startswith("layer conv1: 64 filters")
     assert [path.name for path in tmp_path.iterdir()] == ["configs"]

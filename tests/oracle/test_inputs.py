@@ -61,8 +61,12 @@ def smooth(seed, height, width):
     return np.asarray(Image.fromarray(noise(seed, 12, 12)).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def resize_bands(bands, height, width):
+def resize_bands(bands, height, width, resample):
     """Resize each band (y, x, band) uint8 on its own, whatever its shape."""
+    if resample == "torch":
+        planes = torch.from_numpy(np.moveaxis(bands, -1, 0).copy())[:, None]
+        resized = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
+        return np.moveaxis(resized[:, 0].numpy(), 0, -1)
     planes = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(bands, -1, 0)]
     return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes], -1)
 
@@ -114,12 +118,14 @@ def write_wide(folder):
 
 
 RUNS = {
-    "gray": (write_grey, "gray", {"size": [48, 48]}, {}),
-    "deep": (write_deep, "colours", {"size": [48, 48]}, {"range": [100, 4000]}),
+    "gray": (write_grey, "gray", {"size": [48, 48], "resample": "pillow"}, {}),
+    "deep": (write_deep, "colours", {"size": [48, 48], "resample": "pillow"}, {"range": [100, 4000]}),
     "bands": (write_bands, "five", {"size": [48, 48]}, {}),
     "arrays": (write_arrays, "five", {"size": [48, 48]}, {}),
+    "bands by Pillow": (write_bands, "five", {"size": [48, 48], "resample": "pillow"}, {}),
     "wide": (write_wide, "colours", {"size": [96, 320]}, {}),
     "tall": (write_wide, "colours", {"size": [96, 40], "fit": "squash"}, {}),
+    "tall, by Pillow": (write_wide, "colours", {"size": [96, 40], "fit": "squash", "resample": "pillow"}, {}),
 }
 
 
@@ -128,7 +134,8 @@ def finished(request, tmp_path):
     write, network, decode, data = RUNS[request.param]
     folder = tmp_path / "images"
     folder.mkdir()
-    pixels = [resize_bands(image, *decode["size"]) for image in write(folder)]
+    resample = decode.get("resample", "torch")
+    pixels = [resize_bands(image, *decode["size"], resample) for image in write(folder)]
     settings = {f"decode__{key}": value for key, value in decode.items()}
     settings |= {f"data__{key}": value for key, value in data.items()}
     plan = plan_run(

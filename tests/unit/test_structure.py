@@ -40,9 +40,10 @@ IMPORTS = {
 
 # Libraries that are imported in one place, and where.
 LIBRARIES = {
-    "torch": {"pipeline/network", "pipeline/compute"},
+    "torch": {"pipeline/network", "pipeline/compute", "pipeline/data/decoding/resizing.py"},
     "torchvision": {"pipeline/network", "pipeline/compute"},
     "safetensors": {"pipeline/network"},
+    "simplejpeg": {"pipeline/data/decoding/jpeg.py"},
     "tifffile": {"pipeline/data"},
     "imagecodecs": {"pipeline/data"},
     "zarr": {"pipeline/store"},
