@@ -28,12 +28,11 @@ from ..config.clusters import (
 )
 from ..errors import InputError, WorkError
 from ..machine import count_cores, limit_arenas
+from .gpus import VISIBLE, list_visible
 from .keys import make_keys, read_keys, write_keys
 from .pool import Pool, ScaleToTasksLeft, Workers
 
 WAIT_S = 60  # for a running scheduler to answer, and to have a worker
-# A Slurm worker leaves so long before its job's time is over: its task is then given away and does not count as failed.
-SPARE_S = 120
 
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # a death is reported at once; the pool decides what is tried again
@@ -76,9 +75,9 @@ def _count_threads(config: ClusterConfig, gpus: int) -> int:
         case LocalCluster():
             return max(1, count_cores() // config.maximum)
         case CudaCluster():
-            return max(1, count_cores() // max(1, gpus))
+            return max(1, count_cores() // max(1, gpus * config.per_gpu))
         case SlurmCluster():
-            return config.cores
+            return max(1, config.cores // config.workers_a_job)
         case AddressCluster():
             return 0
 
@@ -125,20 +124,19 @@ def _make_cluster(config: ClusterConfig, gpus: int, stack: ExitStack) -> Any:
 
 
 def _gpu_processes(config: CudaCluster, gpus: int) -> SpecCluster:
-    """Start a process for every GPU, which sees no other. It is what dask-cuda does, which pins Dask's version."""
+    """Start processes for every GPU, which see no other. It is what dask-cuda does, which pins Dask's version."""
     if not gpus:
         raise InputError("cluster.kind = 'cuda' needs a GPU, and torch finds none here: use 'inline' or 'local'.")
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    names = visible or [str(number) for number in range(gpus)]
+    names = [name for name in list_visible(os.environ, gpus)[:gpus] for _ in range(config.per_gpu)]
     keys = make_keys()
     listening = {"host": "127.0.0.1", "protocol": "tls://", "security": keys}
     scheduler = {"cls": Scheduler, "options": {**listening, "dashboard_address": config.dashboard, "port": 0}}
     workers = {
         number: {
             "cls": Nanny,
-            "options": {**WORKER_OPTIONS, **listening, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": name}},
+            "options": {**WORKER_OPTIONS, **listening, "memory_limit": 0, "env": {VISIBLE: name}},
         }
-        for number, name in enumerate(names[:gpus])
+        for number, name in enumerate(names)
     }
     return SpecCluster(workers, scheduler, security=keys, silence_logs=logging.CRITICAL)
 
@@ -146,29 +144,9 @@ def _gpu_processes(config: CudaCluster, gpus: int) -> SpecCluster:
 def _slurm_jobs(config: SlurmCluster, keys: Security) -> Any:
     if find_spec("dask_jobqueue") is None:
         raise InputError("cluster.kind = 'slurm' needs dask-jobqueue: pip install 'topnine[slurm]'.")
-    from dask_jobqueue.slurm import SLURMCluster
+    from .slurm import start_jobs
 
-    lifetime = max(config.walltime_s - SPARE_S, config.walltime_s // 2)
-    return SLURMCluster(
-        n_workers=config.least,
-        cores=WORKER_OPTIONS["nthreads"],
-        processes=1,
-        job_cpu=config.cores,
-        memory=config.memory,
-        queue=config.partition or None,
-        account=config.account or None,
-        walltime=config.walltime,
-        interface=config.interface or None,
-        job_extra_directives=[f"--gres={config.gres}"] if config.gres else [],
-        job_script_prologue=list(config.prologue),
-        log_directory=config.logs,
-        job_name="topnine-worker",
-        death_timeout=WAIT_S,
-        worker_extra_args=["--no-dashboard", "--dashboard-address", LOOPBACK, "--lifetime", f"{lifetime}s"],
-        security=keys,
-        scheduler_options={"dashboard_address": config.dashboard},
-        silence_logs=logging.CRITICAL,
-    )
+    return start_jobs(config, keys, WAIT_S, LOOPBACK)
 
 
 def _join_scheduler(config: AddressCluster) -> Client:

@@ -18,6 +18,7 @@ from distributed import TimeoutError as DaskTimeoutError
 
 from ..errors import StopError, TopnineError, WorkError
 from ..machine import count_cores
+from .gpus import check_gpu
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -270,6 +271,7 @@ def _attempt(function: Callable[..., Result], *arguments: Any) -> Result | Topni
     """Run a task on a worker. Errors that a user can cause are returned: Dask would log them with tracebacks."""
     with _one_task:
         try:
+            check_gpu()
             return function(*arguments)
         except TopnineError as error:
             return error

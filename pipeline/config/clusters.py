@@ -11,6 +11,7 @@ from .base import Table, whole_sentence
 
 DEVICE = re.compile(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
 MEMORY_SIZE = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)? *([kmgtp]i?b?|b)?", re.IGNORECASE | re.ASCII)
+GPUS = re.compile(r"(gres[/:])?gpu(:[^:,]*[^:,0-9][^:,]*)?(:(?P<count>[0-9]+))?")  # of a job, as sbatch takes them
 WALLTIME = r"^(\d+-)?\d+:\d\d:\d\d$"
 
 
@@ -81,6 +82,15 @@ class _AdaptiveCluster(_ServedCluster):
         return self
 
 
+PER_GPU: int = Field(
+    1,
+    ge=1,
+    le=64,
+    description="Worker processes for each GPU. They share it, and the processor cores. Several of them get past what "
+    "one process of Python can hand over to a fast GPU.",
+)
+
+
 class InlineCluster(_Cluster):
     """The work is done in the process of the command itself. This is the default."""
 
@@ -94,12 +104,13 @@ class LocalCluster(_AdaptiveCluster):
 
 
 class CudaCluster(_ServedCluster):
-    """The work is done by one process for every GPU of this machine."""
+    """The work is done by one process, or more, for every GPU of this machine."""
 
-    kind: Literal["cuda"] = Field(description="Work in one process for every GPU of this machine.")
+    kind: Literal["cuda"] = Field(description="Work in processes of this machine, each on a GPU of its own.")
     device: str = Field(
         "cuda", description="Always `cuda`: each process sees one GPU and no other. `auto` means the same here."
     )
+    per_gpu: int = PER_GPU
 
     @field_validator("device")
     @classmethod
@@ -114,12 +125,25 @@ class CudaCluster(_ServedCluster):
 
 
 class SlurmCluster(_AdaptiveCluster):
-    """The work is done by Slurm jobs, one worker in each."""
+    """The work is done by Slurm jobs, with one worker in each; where a job has several GPUs, with one for each GPU."""
 
-    kind: Literal["slurm"] = Field(description="Work in Slurm jobs, one worker in each.")
+    kind: Literal["slurm"] = Field(description="Work in Slurm jobs.")
+    minimum: int | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="Jobs that are kept even when there is too little work for them. Unset, it equals `maximum`.",
+    )
+    maximum: int = Field(
+        2,
+        ge=1,
+        le=10_000,
+        description="The largest number of jobs. There are never more of them than the tasks that are left need.",
+    )
     memory: str = Field(
         "4GiB",
-        description="Memory of each job, such as `4GiB` or `500MB`. A worker that takes more is ended and replaced.",
+        description="Memory of each job, such as `4GiB` or `500MB`, which its workers share equally. A worker that "
+        "takes more than its share is ended and replaced.",
     )
     cores: int = Field(2, ge=1, le=1024, description="Processor cores of each job.")
     walltime: str = Field(
@@ -131,8 +155,11 @@ class SlurmCluster(_AdaptiveCluster):
     partition: str = Field("", description="Slurm partition of the jobs. Empty, it is the site's default.")
     account: str = Field("", description="Slurm account that the jobs are charged to. Empty, it is your default.")
     gres: str = Field(
-        "", description="Generic resources of each job as sbatch takes them. `gpu:1` gives every worker a GPU."
+        "",
+        description="Generic resources of each job as sbatch takes them. `gpu:1` gives a job a GPU; with `gpu:4` or "
+        "`gpu:a100:4` it has four, and a worker for each, which sees no other.",
     )
+    per_gpu: int = PER_GPU
     prologue: tuple[str, ...] = Field(
         (), description="Lines of shell that each job runs before its worker starts, such as `module load cuda`."
     )
@@ -142,6 +169,31 @@ class SlurmCluster(_AdaptiveCluster):
         "their host.",
     )
     logs: str = Field("runs/slurm", description="Folder for the output of the jobs.")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a job."""
+        found = (GPUS.fullmatch(resource.strip()) for resource in self.gres.split(","))
+        return sum(int(gpu["count"] or 1) for gpu in found if gpu)
+
+    @property
+    def workers_a_job(self) -> int:
+        """Workers in a job: one, or ``per_gpu`` for each of its GPUs."""
+        return max(1, self.gpus * self.per_gpu)
+
+    @model_validator(mode="after")
+    def _gpus_fit(self) -> Self:
+        if self.per_gpu > 1 and not self.gpus:
+            raise whole_sentence(
+                f"cluster.per_gpu = {self.per_gpu} needs jobs with GPUs, and cluster.gres = {self.gres!r} names none: "
+                "set it to 'gpu:1', for example, or leave cluster.per_gpu out."
+            )
+        if self.workers_a_job > 1 and ":" in self.device:
+            raise whole_sentence(
+                f"device {self.device!r} does not go with cluster.gres = {self.gres!r}, where each worker of a job sees "
+                "one GPU and no other: leave cluster.device at 'auto', or set it to 'cuda'."
+            )
+        return self
 
     @property
     def walltime_s(self) -> int:

@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY, plan_run, run_stages, same_files
 from tests.listening import family, listening, receive
 from topnine.pipeline.cluster.kinds import connect
 from topnine.pipeline.config.clusters import SlurmCluster
+from topnine.pipeline.errors import InputError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -161,3 +162,62 @@ def test_other_machines_reach_the_scheduler_and_nobody_gets_in_without_the_runs_
         assert list(pool.run(wait_a_little, [2])) == [(2, 2)]
     assert not keys.exists()
     wait_until(lambda: not jobs("topnine-worker"), seconds=30)
+
+
+# A node without GPUs, whose sbatch gives a job those of its --gres as Slurm does on a node that has them: by
+# CUDA_VISIBLE_DEVICES alone.
+SBATCH = """#!/bin/sh
+for script; do :; done
+sed -i 's/^#SBATCH --gres=gpu:2$/export CUDA_VISIBLE_DEVICES=2,5/' "$script"
+exec {sbatch} "$@"
+"""
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch):
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(SBATCH.format(sbatch=shutil.which("sbatch")))
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+
+
+def look_around(_) -> tuple[str, str, int]:
+    time.sleep(0.5)  # so that no worker gets all
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["SLURM_JOB_ID"], os.getpid()
+
+
+def in_one_job(tmp_path: Path, **options) -> SlurmCluster:
+    options = {"cores": 2, "memory": "4GiB", "interface": "lo", "logs": str(tmp_path / "slurm"), **options}
+    return SlurmCluster(kind="slurm", maximum=1, walltime="00:20:00", **options)
+
+
+def test_a_worker_for_each_gpu_of_a_job_and_the_job_is_replaced_with_both(two_gpus, tmp_path):
+    with connect(in_one_job(tmp_path, gres="gpu:2", memory="3GiB")) as pool:
+        assert pool.threads == 1  # of the two cores
+        found = {result for _, result in pool.run(look_around, range(12))}
+        assert ({gpu for gpu, _, _ in found}, len(found)) == ({"2", "5"}, 2)
+        assert [{job for _, job, _ in found}] == [set(jobs("topnine-worker"))]
+        workers = pool._started.client.scheduler_info(n_workers=-1)["workers"].values()
+        assert [worker["memory_limit"] for worker in workers] == [3 * 2**29] * 2
+        subprocess.run(["scancel", *jobs("topnine-worker")], check=True)
+        again = {result for _, result in pool.run(look_around, range(12))}
+        wait_until(lambda: len(pool._started.client.nthreads()) == 2, seconds=60)
+        again |= {result for _, result in pool.run(look_around, range(12))}
+        assert {gpu for gpu, _, _ in again} == {"2", "5"}
+        assert not {job for _, job, _ in again} & {job for _, job, _ in found}
+    wait_until(lambda: not jobs("topnine-worker"), seconds=30)
+
+
+def test_two_workers_on_each_gpu_of_a_job(two_gpus, tmp_path):
+    with connect(in_one_job(tmp_path, gres="gpu:2", per_gpu=2, memory="8GiB")) as pool:
+        list(pool.run(look_around, range(1)))
+        wait_until(lambda: len(pool._started.client.nthreads()) == 4, seconds=60)
+        found = {result for _, result in pool.run(look_around, range(20))}
+        assert sorted(gpu for gpu, _, _ in found) == ["2", "2", "5", "5"]
+
+
+def test_a_job_with_fewer_gpus_than_its_gres_says_is_a_sentence(two_gpus, tmp_path):
+    options = in_one_job(tmp_path, gres="gpu:2", prologue=("export CUDA_VISIBLE_DEVICES=7",))
+    with connect(options) as pool, pytest.raises(InputError, match=r"has 1 GPUs .* asks for 2: correct cluster\.gres"):
+        list(pool.run(look_around, range(4)))
