@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def check_shard(numbered: tuple[int, Shard], path: str) -> str:
     images = Store.open(path).images
     rows = np.nonzero(images.columns(["shard"])[0] == number)[0]
     key, offset, size = images.columns(("key", "offset", "byte_count"), rows)
-    listing = list_images(shard)
+    listing = list_images(replace(shard, sidecar=""))  # which may be older than the shard
     changed = f"shard {shard.name} has changed since it was indexed"
     remedy = "Mine the changed data into another STORE."
     for i in range(min(len(rows), len(listing))):

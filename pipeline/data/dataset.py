@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Set
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from .. import files
@@ -10,9 +13,11 @@ from ..errors import InputError
 from ..files import File
 from .entry import Dataset, Shard
 from .forms.folder import describe_images
+from .forms.sidecar import sidecar_name
 from .patterns import ACCEPTED_PATHS, expand_path, natural_order
 from .reader import FOLDER, FORMS
 
+TAR = "tar"
 COMPRESSED = (".tar.gz", ".tgz")
 ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet's, beside its folder of validation images
 
@@ -35,6 +40,7 @@ def find_dataset(path: str, name: str | None = None) -> Dataset:
     shards = [shard for of_path, _ in found for shard in of_path]
     if not shards:
         raise InputError(f"{path} holds no shards: data.path is {ACCEPTED_PATHS}.")
+    shards = _with_sidecars(shards)
     shards.sort(key=lambda shard: natural_order(shard.name))
     stem = PurePosixPath(re.split(r"[{*?\[]", path)[0].rstrip("/-_") or "data").stem
     return Dataset(name or stem, tuple(shards), tuple(unused for _, of_path in found for unused in of_path))
@@ -61,6 +67,27 @@ def _find_shards(path: str) -> tuple[list[Shard], list[str]]:
     used = {shard.name for shard in shards if shard.size}
     unused = [inner.name for inner in (*containers, *folders) if inner.name not in used]
     return [shard for shard in (_folder_shard(file, ""), *shards) if shard.size], unused if used else []
+
+
+def _with_sidecars(shards: list[Shard]) -> list[Shard]:
+    """Return shards with the indices that lie beside them: each folder of tars is listed once."""
+    names: dict[str, Set[str]] = {}
+    found = []
+    for shard in shards:
+        folder, name = os.path.split(shard.path)
+        if shard.form == TAR and folder not in names:
+            names[folder] = _list_names(folder or ".")
+        has_sidecar = shard.form == TAR and sidecar_name(name) in names[folder]
+        found.append(replace(shard, sidecar=sidecar_name(shard.path)) if has_sidecar else shard)
+    return found
+
+
+def _list_names(folder: str) -> Set[str]:
+    """Return the names of what is in a folder; none where a server lists no folders: no index is a must."""
+    try:
+        return {*files.list_names(folder)}
+    except OSError:
+        return frozenset()
 
 
 def _holds_images(folder: File) -> bool:

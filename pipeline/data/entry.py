@@ -36,6 +36,8 @@ class Shard:
         Of a class folder, its name; else "".
     annotations : str
         Of a folder, the file that names the class of each of its images, where there is one.
+    sidecar : str
+        Of a tar, the index that lies beside it, where there is one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Shard:
     modified: float
     class_name: str = ""
     annotations: str = ""
+    sidecar: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from ..kept import Kept
 from ..listing import Listing, ListingBuilder, Parts, TextsBuilder, concatenate
 from .headers import Member, Read, is_tar, walk
 from .samples import split, without_parts
+from .sidecar import read_index
 from .windows import Windows
 
 LABEL_SUFFIXES = frozenset({".cls", ".json"})
@@ -30,13 +31,15 @@ MAX_LABEL = 2**62  # of a class index; a label file that holds more is none
 def list_images(shard: Shard) -> Listing:
     """List the images of a tar in container order; of its content only headers and labels are read.
 
+    Where an index lies beside it, that is taken instead of most of the headers.
+
     A tar of tars, as ImageNet's training set comes, is listed as one shard: offsets are into the outer file, and the
     name of an inner tar is the class of its images.
 
     Raises
     ------
     InputError
-        Not a tar, a compressed one, or a label that is not a class index.
+        Not a tar, a compressed one, a label that is not a class index, or an index that does not fit it.
     OSError
         It cannot be read.
     """
@@ -47,7 +50,11 @@ def list_images(shard: Shard) -> Listing:
         read = _reader(file, shard)
         if not is_tar(read):
             raise InputError(f"shard {path} is not a tar: no header at its beginning. Copy the shard again.")
-        return _Lister(path, read).list_all(shard.size)
+        index = read_index(shard)
+        if index is None:
+            return _Lister(path, read).list_all(walk(read, 0, shard.size), shard.size)
+        with index.read_ahead(read, file.read, LABEL_SUFFIXES, MAX_LABEL_BYTES) as read_label:
+            return _Lister(path, read_label).list_all(index.walk(read, shard.size), shard.size)
 
 
 def first_images(shard: Shard, count: int) -> list[Entry]:
@@ -116,19 +123,19 @@ class _Lister:
     def _leave_out(self, part: Member) -> None:
         self._parts = self._parts.plus(Parts(1, part.name))
 
-    def list_all(self, size: int) -> Listing:
-        """List a tar of a size: the images of the tars in it first."""
+    def list_all(self, members: Iterable[Member], size: int) -> Listing:
+        """List a tar of a size by its members: the images of the tars in it first."""
         images = ListingBuilder()
-        missing = self._list_range(0, size, "", images)
+        missing = self._list_members(members, size, "", images)
         outer = images.finish("; ".join([*self._missing, *([missing] if missing else [])]))
         listing = concatenate(self._inner.finish(), outer) if len(self._inner) else outer
         return replace(listing, parts=self._parts)
 
-    def _list_range(self, start: int, end: int, class_name: str, images: ListingBuilder) -> str:
-        """List the tar between two offsets; return what is missing of it. One with a class name is an inner tar."""
+    def _list_members(self, members: Iterable[Member], end: int, class_name: str, images: ListingBuilder) -> str:
+        """List a tar that ends at an offset; return what is missing of it. One with a class name is an inner tar."""
         first, stems, labels = len(images), TextsBuilder(), dict[str, int | str]()
         missing = ""
-        for member in without_parts(walk(self._read, start, end), self._leave_out):
+        for member in without_parts(members, self._leave_out):
             missing = member.missing
             stem, suffix = split(member.name or f"damaged-at-{member.offset}")
             if suffix == ".tar" and not class_name:
@@ -156,7 +163,8 @@ class _Lister:
         """List a tar that is a member; one that is whole as a member and still ends too early is noted."""
         if not member.damage:
             inner_end = min(member.offset + member.size, end)
-            missing = self._list_range(member.offset, inner_end, stem.rpartition("/")[2], self._inner)
+            members = walk(self._read, member.offset, inner_end)
+            missing = self._list_members(members, inner_end, stem.rpartition("/")[2], self._inner)
             if missing and not member.missing:
                 self._missing.append(f"{member.name} in it: {missing}")
 
