@@ -9,7 +9,7 @@ import numpy as np
 
 from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.config.sections import DataConfig
-from topnine.pipeline.data.entry import IN_FLIGHT, Shard
+from topnine.pipeline.data.entry import IN_FLIGHT, Dataset, Shard
 from topnine.pipeline.data.keys import unique_keys
 from topnine.pipeline.data.labels import assign
 from topnine.pipeline.data.listing import TEXT, Index, Listing, check_complete, join
@@ -20,6 +20,7 @@ from topnine.pipeline.plan import Plan
 from topnine.pipeline.store.store import Store
 from topnine.stages.changes import find_touched
 from topnine.stages.progress import Progress
+from topnine.stages.reuse import find_untold, open_index, take_over
 from topnine.stages.work import groups
 
 
@@ -32,15 +33,24 @@ def index(plan: Plan, pool: Pool, store: Store) -> Iterator[Progress]:
         return
     if not is_indexed:
         check_again(plan, store)
+    other = open_index(plan) if plan.config.data.index and not is_indexed else None
+    numbers = range(total) if other is None else find_untold(plan, other)
+    skipped = total - len(numbers)
     listed: dict[int, Listing] = {}
-    yield Progress("index", 0, total, "shards")
-    shards = list(enumerate(plan.dataset.shards))
-    at_once = IN_FLIGHT if is_url(plan.dataset.shards[0].path) else 1
-    for numbered, listings in pool.run(scan_shards, [[shards[i] for i in part] for part in groups(total, at_once)]):
-        listed |= {number: listing for (number, _), listing in zip(numbered, listings, strict=True)}
-        yield Progress("index", len(listed), total, "shards")
-    images = join(plan.dataset, [listed.pop(number) for number in range(total)])
-    names = (write_labels if is_indexed else write_index)(plan, store, images)
+    yield Progress("index", skipped, total, "shards", skipped)
+    for listings in scan(plan.dataset, pool, numbers):
+        listed |= listings
+        yield Progress("index", skipped + len(listed), total, "shards", skipped)
+    if other is None:
+        images = join(plan.dataset, [listed.pop(number) for number in numbers])
+    else:
+        images = take_over(plan, other, listed)
+        yield Progress("index", total, total, "shards", skipped, f"the index is that of {other.path}")
+    if not is_indexed:
+        check_complete(images, plan.config.data.on_incomplete)
+        check_damage(images, plan.config.data)
+    labels = assign(images, plan.classes, plan.config.data.labels) if other is None else images.label
+    names = (write_labels if is_indexed else write_index)(plan, store, images, labels)
     if images.parts.count:
         yield Progress("index", total, total, "shards", note=str(images.parts))
     if names and names == list(plan.network.architecture.categories):
@@ -58,16 +68,22 @@ def check_again(plan: Plan, store: Store) -> None:
         )
 
 
+def scan(dataset: Dataset, pool: Pool, numbers: Sequence[int]) -> Iterator[dict[int, Listing]]:
+    """List the shards of some numbers, those of a bucket many at once; yield listings by these numbers."""
+    shards = [(number, dataset.shards[number]) for number in numbers]
+    at_once = IN_FLIGHT if is_url(dataset.shards[0].path) else 1
+    parts = [[shards[i] for i in part] for part in groups(len(shards), at_once)]
+    for numbered, listings in pool.run(scan_shards, parts):
+        yield {number: listing for (number, _), listing in zip(numbered, listings, strict=True)}
+
+
 def scan_shards(numbered: Sequence[tuple[int, Shard]]) -> list[Listing]:
     """List the images of shards (a task)."""
     return list_shards([shard for _, shard in numbered])
 
 
-def write_index(plan: Plan, store: Store, images: Index) -> list[str]:
-    """Check the images of a dataset, and write them into the store; return the names of the classes."""
-    check_complete(images, plan.config.data.on_incomplete)
-    check_damage(images, plan.config.data)
-    labels = assign(images, plan.classes, plan.config.data.labels)
+def write_index(plan: Plan, store: Store, images: Index, labels: np.ndarray) -> list[str]:
+    """Write the images of a dataset and their labels (image) into the store; return the names of the classes."""
     columns = {
         "key": unique_keys(images),
         "shard": images.shard,
@@ -85,8 +101,8 @@ def write_index(plan: Plan, store: Store, images: Index) -> list[str]:
     return names
 
 
-def write_labels(plan: Plan, store: Store, images: Index) -> list[str]:
-    """Write other labels and names of classes into a store whose index stays; return the names.
+def write_labels(plan: Plan, store: Store, images: Index, labels: np.ndarray) -> list[str]:
+    """Write other labels (image) and names of classes into a store whose index stays; return the names.
 
     WorkError where the shards are not those that were indexed.
     """
@@ -99,7 +115,6 @@ def write_labels(plan: Plan, store: Store, images: Index) -> list[str]:
             f"the images of {plan.config.data.path} are not those that store {store.path} was made with: their labels "
             "cannot be changed. Mine them into another STORE."
         )
-    labels = assign(images, plan.classes, plan.config.data.labels)
     names, attributes = describe_index(plan, images, labels)
     store.write_labels(labels, attributes, plan.fingerprints.labels)
     return names

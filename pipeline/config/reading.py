@@ -111,8 +111,11 @@ def list_keys(path: str | None, cluster: str | None, network: str | None) -> dic
 
 
 def absolute(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration as a store records it, with absolute paths: it holds from any folder."""
-    tables = config.model_dump(mode="json", exclude={"store", "cluster"})
+    """Return a configuration as a store records it, with absolute paths: it holds from any folder.
+
+    What has no effect on the store is left out: who did the work, and from where the index was taken.
+    """
+    tables = config.model_dump(mode="json", exclude={"store": True, "cluster": True, "data": {"index"}})
     network, data = tables["network"], tables["data"]
     network["weights"] = _absolute_weights(network["weights"])
     network["checkpoints"] = [_absolute_weights(weights) for weights in network["checkpoints"]]

@@ -98,6 +98,12 @@ class DataConfig(Table):
         description="A tab-separated file with index, wnid and name of each class. Empty, class folders are numbered "
         "in the order of their names.",
     )
+    index: str = Field(
+        "",
+        description="The store of another run on the same data, such as one with another network. Its index is taken "
+        "over, which saves listing the shards. It is refused where the shards' names, sizes or times differ, or the "
+        "labels and classes.",
+    )
     on_damaged: Literal["skip", "fail"] = Field(
         "skip",
         description="`skip` records each damaged image with its reason and goes on. `fail` stops at the first one.",
