@@ -101,8 +101,9 @@ class Plan(StoredPlan):
         cut = "cropped" if decode.fit != "pad" else "cropped or padded"
         height, width = decode.size
         return (
-            f"images are resized ({decode.interpolation}, by {decode.resample}) to {sides}{describe_size(decode.resize)} pixels, then {cut} "
-            f"to {height} × {width}, {taken if is_own else 'as the configuration says'}"
+            f"images are resized ({decode.interpolation}, by {decode.resample}) to "
+            f"{sides}{describe_size(decode.resize)} pixels, then {cut} to {height} × {width}, "
+            f"{taken if is_own else 'as the configuration says'}"
         )
 
     def _describe_values(self) -> list[str]:

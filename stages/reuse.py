@@ -1,4 +1,4 @@
-"""The index of another store of the same data, taken over: ``data.index``. Only shards of which it says too little are listed.
+"""The index of another store of the same data, taken over: ``data.index``. Shards of which it lacks much are listed.
 
 A store has the keys, places and labels of its images, but not all that listing a shard says. Why an image cannot be
 read may come from index or from mine, and names of classes from folders or from the network. The shards that tell are
@@ -35,7 +35,9 @@ def open_index(plan: Plan) -> Store:
     for was, shard in zip(recorded, shards, strict=True):
         if was != shard:
             now = f"{shard[0]} of {shard[1]:,} (modified {shard[2]:.3f})"
-            raise _refusal(path, f"where it has shard {was[0]} of size {was[1]:,} (modified {was[2]:.3f}), there is {now}")
+            raise _refusal(
+                path, f"where it has shard {was[0]} of size {was[1]:,} (modified {was[2]:.3f}), there is {now}"
+            )
     labels = store.fingerprint("labels") or {}
     for key, value in plan.fingerprints.labels.items():
         if labels.get(key) != value:

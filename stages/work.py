@@ -199,4 +199,4 @@ class PatchReader:
         if not filled.any():
             return np.empty((0, *patch_size(layer.field, preparation.size), preparation.channels), np.uint8)
         boxes = patch_boxes(layer.field, ranking.row[0][filled], ranking.column[0][filled], preparation.size)
-        return cut(self.read_pixels(ranking.image[0][filled]), boxes)
+        return cut(list(self.read_pixels(ranking.image[0][filled])), boxes)

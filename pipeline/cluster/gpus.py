@@ -53,8 +53,8 @@ def choose_gpu(environment: Mapping[str, str], number: int) -> dict[str, str]:
         return {VISIBLE: names[number // per_gpu]}
     return {
         VISIBLE: "",
-        PROBLEM: f"a Slurm job has {len(names)} GPUs ({VISIBLE} is {environment[VISIBLE]!r} in it), and cluster.gres asks "
-        f"for {wanted}: correct cluster.gres, or what cluster.prologue does to {VISIBLE}.",
+        PROBLEM: f"a Slurm job has {len(names)} GPUs ({VISIBLE} is {environment[VISIBLE]!r} in it), and cluster.gres "
+        f"asks for {wanted}: correct cluster.gres, or what cluster.prologue does to {VISIBLE}.",
     }
 
 

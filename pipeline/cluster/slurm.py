@@ -1,10 +1,10 @@
-"""Slurm jobs with a worker in each, or with several where a job has several GPUs. Only here dask-jobqueue is imported."""
+"""Slurm jobs with a worker in each, or with several where a job has several GPUs. Only here dask-jobqueue is known."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -73,9 +73,9 @@ class _SharedJobs(SLURMCluster):
         self.workers_a_job = workers_a_job
         super().__init__(**options)
 
-    def adapt(self, **options: Any) -> Any:
+    def adapt(self, *args: Any, **options: Any) -> Any:
         """Scale the jobs with the tasks, between a minimum and a maximum of jobs."""
-        return super().adapt(**{**options, "Adaptive": _ScaleJobs})
+        return super().adapt(*args, **{**options, "Adaptive": _ScaleJobs})
 
     @property
     def observed(self) -> set[str]:
@@ -87,21 +87,25 @@ class _SharedJobs(SLURMCluster):
             delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
             job = _job_of(self.scheduler_info["workers"][msg]["name"])
             asyncio.get_running_loop().call_later(delay, self._replace_lost, job)
-        super()._update_worker_status(op, msg)
+        update: Callable[[str, Any], None] = super()._update_worker_status
+        update(op, msg)
 
     def _replace_lost(self, job: str) -> None:
         """Close a job of which no worker is left, and start another in its place."""
         if job in self.workers and job not in self.observed:
             self._futures.add(asyncio.ensure_future(self.workers.pop(job).close()))
-            self.loop.add_callback(self._correct_state)
+            loop: Any = self.loop
+            loop.add_callback(self._correct_state)
 
 
 class _ScaleJobs(ScaleToTasksLeft):
     """Scaling to as many jobs as the tasks that are left need for their workers."""
 
+    cluster: Any
+
     async def target(self) -> int:
         """Return for how many jobs there is work."""
-        return -(-self.left // self.cluster.workers_a_job)
+        return -(-self.left // int(self.cluster.workers_a_job))
 
     async def workers_to_close(self, target: int) -> list[str]:
         """Return the jobs that can be closed to come down to a target: those of which every worker is idle."""
@@ -112,7 +116,7 @@ class _ScaleJobs(ScaleToTasksLeft):
         idle = [job for job, busy in is_busy.items() if not busy]
         return idle[: max(0, len(self.plan) - target)]
 
-    async def scale_down(self, workers: Collection[str]) -> None:
+    async def scale_down(self, workers: Any) -> None:
         """Close jobs, their workers first, so that others take over what these hold."""
         names = [worker.name for worker in self.cluster.scheduler.workers.values() if _job_of(worker.name) in workers]
         if names:

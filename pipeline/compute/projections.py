@@ -175,7 +175,7 @@ def make_projections(
         An image cannot be read as it was mined, or an activation computed anew differs from the recorded one.
     """
     with settings.images.open() as reader:
-        images = reader.read_pixels(records, settings.threads)
+        images = list(reader.read_pixels(records, settings.threads))
     return project_hits(ranking, first_filter, records, images, settings, should_stop)
 
 

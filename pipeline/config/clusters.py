@@ -190,8 +190,8 @@ class SlurmCluster(_AdaptiveCluster):
             )
         if self.workers_a_job > 1 and ":" in self.device:
             raise whole_sentence(
-                f"device {self.device!r} does not go with cluster.gres = {self.gres!r}, where each worker of a job sees "
-                "one GPU and no other: leave cluster.device at 'auto', or set it to 'cuda'."
+                f"device {self.device!r} does not go with cluster.gres = {self.gres!r}, where each worker of a job "
+                "sees one GPU and no other: leave cluster.device at 'auto', or set it to 'cuda'."
             )
         return self
 

@@ -251,7 +251,7 @@ def read_other_patches(reader: PatchReader, layer: Layer, sample: Sample, filter
     if not len(others):
         return []
     boxes = patch_boxes(layer.field, ranking.row[0][others], ranking.column[0][others], reader.images.preparation.size)
-    return list(cut(reader.read_pixels(ranking.image[0][others]), boxes))
+    return list(cut(list(reader.read_pixels(ranking.image[0][others])), boxes))
 
 
 def _row(store: Store, sample: Sample, response: Response, pictures: Sequence[np.ndarray]) -> Occluded:

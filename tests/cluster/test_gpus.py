@@ -100,7 +100,9 @@ def test_a_job_has_workers_for_its_gpus(gres, per_gpu, expected):
     ],
 )
 def test_workers_on_gpus_where_they_cannot_be_are_a_sentence(table, expected):
-    settings = {f"cluster.{key}": f'"{value}"' if isinstance(value, str) else str(value) for key, value in table.items()}
+    settings = {
+        f"cluster.{key}": f'"{value}"' if isinstance(value, str) else str(value) for key, value in table.items()
+    }
     with pytest.raises(InputError, match=expected):
         read_config(str(REPOSITORY / "configs/demo.toml"), settings)
 

@@ -116,8 +116,8 @@ def test_what_was_chosen_is_said_and_recorded(tmp_path):
     data = write_tar(tmp_path / "data/a.tar", [("a.png", encode(noise(0)))]).parent
     plan = plan_run(tmp_path, data__path=data, decode__resize=0, decode__crop=0)
     assert plan.remarks[-1] == (
-        "images are resized (bilinear, by torch) to a shortest side of 64 pixels, then cropped to 64 × 64, as in tiny_zfnet's "
-        "training"
+        "images are resized (bilinear, by torch) to a shortest side of 64 pixels, then cropped to 64 × 64, as in "
+        "tiny_zfnet's training"
     )
     other = plan_run(tmp_path / "other", data__path=data)
     assert other.remarks[-1].endswith(

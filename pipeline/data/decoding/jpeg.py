@@ -64,9 +64,8 @@ def decode_pixels(data: bytes, header: JpegHeader, least: tuple[int, int] | None
     height, width = -(-header.height // factor), -(-header.width // factor)
     room = _take_room(height * width * COLOURS)
     try:
-        if factor == 1:
-            return decode_jpeg(data, "RGB", buffer=room)
-        pixels = decode_jpeg(data, "RGB", min_height=height, min_width=width, buffer=room)
+        least_size = {} if factor == 1 else {"min_height": height, "min_width": width}
+        pixels: np.ndarray = decode_jpeg(data, "RGB", buffer=room, **least_size)
     except (ValueError, RuntimeError, KeyError):  # damage, a warning, a form it does not read, or no memory
         return None
     return pixels if pixels.shape[:2] == (height, width) else None
@@ -75,9 +74,10 @@ def decode_pixels(data: bytes, header: JpegHeader, least: tuple[int, int] | None
 def decode_values(data: bytes, header: JpegHeader) -> np.ndarray | None:
     """Return the values (y, x, band) uint8 of a JPEG's own bands, else as ``decode_pixels``; they have own memory."""
     try:
-        return decode_jpeg(data, "GRAY" if header.bands == 1 else "RGB")
+        values: np.ndarray = decode_jpeg(data, "GRAY" if header.bands == 1 else "RGB")
     except (ValueError, RuntimeError, KeyError):
         return None
+    return values
 
 
 def choose_factor(header: JpegHeader, least: tuple[int, int]) -> int:

@@ -1,7 +1,7 @@
-"""Indices that lie beside tars: ``NAME.idx`` of ``NAME.tar``, as DALI's ``wds2idx`` writes them. No header is sought then.
+"""Indices that lie beside tars: ``NAME.idx`` of ``NAME.tar``, as DALI's ``wds2idx`` writes them: no header is sought.
 
-The first line is ``v1.2`` and how many lines follow. Each of these is a sample of WebDataset's, in the order of the tar:
-extension, offset, size and name of its first member, of the next one, and so on, with spaces between all of them. Links,
+The first line is ``v1.2`` and how many lines follow. Each of these is a sample, in the order of the tar:
+extension, offset, size and name of its first member, of the next one, and so on, with spaces between them. Links,
 folders and hidden files are left out. ``v1.1``, which has no names, is not used, and neither is any other file of that
 name.
 
@@ -118,16 +118,16 @@ class TarIndex:
         else:
             found = Member("", at, 0)
         raise self.misfit(
-            f"it has member {printable(member.name)} with {member.size:,} bytes at {member.offset:,}, where the tar has "
-            + (f"{printable(found.name)} with {found.size:,} at {found.offset:,}" if found.name else "none")
+            f"it has member {printable(member.name)} with {member.size:,} bytes at {member.offset:,}, where the tar "
+            "has " + (f"{printable(found.name)} with {found.size:,} at {found.offset:,}" if found.name else "none")
         )
 
     def misfit(self, what: str) -> InputError:
         """Return the error that says what does not fit."""
         index = self.shard.sidecar
         return InputError(
-            f"index {index} does not fit shard {self.shard.path}: {what}. Delete {index}, so that the tar's headers are "
-            "read, or write it again."
+            f"index {index} does not fit shard {self.shard.path}: {what}. Delete {index}, so that the tar's headers "
+            "are read, or write it again."
         )
 
     @contextmanager
