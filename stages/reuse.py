@@ -1,4 +1,4 @@
-"""The index of another store of the same data, taken over: ``data.index``. Shards of which it lacks much are listed.
+"""The index of another store of the same data, taken over for ``data.index``.
 
 A store has the keys, places and labels of its images, but not all that listing a shard says. Why an image cannot be
 read may come from index or from mine, and names of classes from folders or from the network. The shards that tell are

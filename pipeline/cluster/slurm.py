@@ -1,15 +1,14 @@
-"""Slurm jobs with a worker in each, or with several where a job has several GPUs. Only here dask-jobqueue is known."""
+"""Slurm jobs with a worker in each, or several where a job has several GPUs. dask-jobqueue is imported only here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import dask
-from dask.utils import format_bytes, parse_bytes, parse_timedelta
+from dask.utils import parse_bytes, parse_timedelta
 from dask_jobqueue.slurm import SLURMCluster
 from distributed.security import Security
 
@@ -36,7 +35,7 @@ def start_jobs(config: SlurmCluster, keys: Security, wait_s: int, dashboard: str
     arguments = ["--no-dashboard", "--dashboard-address", dashboard, "--lifetime", f"{lifetime}s"]
     exports = []
     if workers > 1:
-        memory = format_bytes(parse_bytes(config.memory) // workers).replace(" ", "")
+        memory = str(parse_bytes(config.memory) // workers)
         arguments += ["--nworkers", str(workers), "--memory-limit", memory, "--preload-nanny", gpus.__name__]
         exports = [f"export {gpus.WANTED}={config.gpus} {gpus.PER_GPU}={config.per_gpu}"]
     kind = SLURMCluster if workers == 1 else partial(_SharedJobs, workers)
@@ -73,9 +72,9 @@ class _SharedJobs(SLURMCluster):
         self.workers_a_job = workers_a_job
         super().__init__(**options)
 
-    def adapt(self, *args: Any, **options: Any) -> Any:
+    def adapt(self, *args: Any, **kwargs: Any) -> Any:
         """Scale the jobs with the tasks, between a minimum and a maximum of jobs."""
-        return super().adapt(*args, **{**options, "Adaptive": _ScaleJobs})
+        return super().adapt(*args, **{**kwargs, "Adaptive": _ScaleJobs})
 
     @property
     def observed(self) -> set[str]:
@@ -87,25 +86,24 @@ class _SharedJobs(SLURMCluster):
             delay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
             job = _job_of(self.scheduler_info["workers"][msg]["name"])
             asyncio.get_running_loop().call_later(delay, self._replace_lost, job)
-        update: Callable[[str, Any], None] = super()._update_worker_status
-        update(op, msg)
+        super()._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
 
     def _replace_lost(self, job: str) -> None:
         """Close a job of which no worker is left, and start another in its place."""
         if job in self.workers and job not in self.observed:
             self._futures.add(asyncio.ensure_future(self.workers.pop(job).close()))
-            loop: Any = self.loop
-            loop.add_callback(self._correct_state)
+            self._futures.add(asyncio.ensure_future(self._correct_state()))
 
 
 class _ScaleJobs(ScaleToTasksLeft):
     """Scaling to as many jobs as the tasks that are left need for their workers."""
 
-    cluster: Any
+    cluster: Any  # _SharedJobs
 
     async def target(self) -> int:
         """Return for how many jobs there is work."""
-        return -(-self.left // int(self.cluster.workers_a_job))
+        jobs: int = -(-self.left // self.cluster.workers_a_job)
+        return jobs
 
     async def workers_to_close(self, target: int) -> list[str]:
         """Return the jobs that can be closed to come down to a target: those of which every worker is idle."""

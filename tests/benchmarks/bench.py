@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from tests.benchmarks import decoding, deconvolving, indexing, mining, ranking
+from tests.benchmarks import decoding, deconvolving, indexing, mining, ranking, workers
 from tests.benchmarks.measure import Row
 from topnine.pipeline.machine import count_cores
 
@@ -34,6 +34,7 @@ def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterat
     yield "layers bfloat16 fast size", lambda: mining.variant_rows(data, folder, 3)
     yield "decoder", lambda: decoding.decoder_rows(data, 3)
     yield "feed", lambda: [mining.feed_row(data, folder, 5)]
+    yield "workers", lambda: workers.worker_rows(data, folder, 3)
     yield "memory", lambda: [mining.memory_row(data, folder, 3)]
     yield "deconvolve", lambda: deconvolving.deconvolve_rows(data, folder, 3)
     yield "rank statistics", lambda: ranking.rank_rows(folder, 3)

@@ -1,12 +1,13 @@
-"""Indices that lie beside tars: ``NAME.idx`` of ``NAME.tar``, as DALI's ``wds2idx`` writes them: no header is sought.
+"""Indices that lie beside tars, ``NAME.idx`` beside ``NAME.tar``, as DALI's ``wds2idx`` writes them.
 
-The first line is ``v1.2`` and how many lines follow. Each of these is a sample, in the order of the tar:
-extension, offset, size and name of its first member, of the next one, and so on, with spaces between them. Links,
-folders and hidden files are left out. ``v1.1``, which has no names, is not used, and neither is any other file of that
-name.
+The first line is ``v1.2`` and how many lines follow. Each of these is a sample of WebDataset's, in the tar's order:
+extension, offset, size and name of its first member, of the next one, and so on, with spaces between all of them.
+Links, folders and hidden files are left out. ``v1.1``, which has no names, is not used, and neither is any other file
+of that name.
 
 An index may be older than its tar. What it says has to be without gaps: where there is more or less than a header
-between one member and the next, the headers there are read. So are those of a sample, and what follows the last member.
+between one member and the next, the headers there are read. So are those of a sample, and what follows the last
+member.
 """
 
 from __future__ import annotations
