@@ -92,7 +92,8 @@ class _SharedJobs(SLURMCluster):
         """Close a job of which no worker is left, and start another in its place."""
         if job in self.workers and job not in self.observed:
             self._futures.add(asyncio.ensure_future(self.workers.pop(job).close()))
-            self._futures.add(asyncio.ensure_future(self._correct_state()))
+            correction = self._correct_state()  # type: ignore[no-untyped-call]
+            self._futures.add(asyncio.ensure_future(correction))
 
 
 class _ScaleJobs(ScaleToTasksLeft):
