@@ -139,8 +139,8 @@ class Regions:
         return_indices: bool = False,
     ) -> Regions:
         """Return the regions of a call; no stride, or an empty one, is the kernel's own."""
-        kernel = _pair(kernel_size)
-        return cls(kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation), ceil_mode)
+        kernel = pair(kernel_size)
+        return cls(kernel, pair(stride) if stride else kernel, pair(padding), pair(dilation), ceil_mode)
 
 
 class _Largest(NamedTuple):
@@ -208,10 +208,10 @@ def _two_largest_adaptive(input: Tensor, *args: Any, size: Any, **kwargs: Any) -
     return both[..., 0].view(*both.shape[:2], *size), both[..., 1].view(*both.shape[:2], *size)
 
 
-def _pair(value: Any) -> list[int]:
+def pair(value: Any) -> list[int]:
     """Return a number for each of the two axes.
 
-    >>> _pair(3), _pair((2, 1)), _pair([4])
+    >>> pair(3), pair((2, 1)), pair([4])
     ([3, 3], [2, 1], [4, 4])
     """
     numbers = [value] if isinstance(value, int) else list(value)

@@ -187,6 +187,40 @@ def test_lrn_passes_back_unchanged_by_identity_and_by_its_derivative_else():
     assert not torch.allclose(project_last(module, pixels, Rules())[3], expected)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "size"),
+    [
+        (11, 4, 2, 1, (99, 51)),  # AlexNet's, on crops
+        (11, 4, 2, 1, (15, 12)),
+        (4, 4, 0, 1, (16, 19)),  # patches; three columns are in none
+        ((7, 5), (4, 5), (3, 0), 1, (31, 28)),
+        (3, 5, 1, 1, (17, 16)),  # pixels between the windows are in none
+        (5, 4, 4, 1, (13, 9)),
+        (3, 4, 0, 2, (21, 21)),
+        (7, (2, 4), 3, 1, (20, 24)),
+        (3, 1, 1, 1, (8, 9)),
+    ],
+)
+def test_the_first_convolution_is_taken_back_as_it_is_transposed(kernel, stride, padding, dilation, size, precision):
+    first = torch.nn.Conv2d(3, 8, kernel, stride, padding, dilation)
+    module, pixels = small(first, torch.nn.ReLU()), torch.randn(4, 3, *size, dtype=torch.float64)
+    maps, (f, y, x), _, _ = project_last(module, pixels, Rules())
+    expected = project_by_autograd(module[0], pixels, maps, (f, y, x))
+    (layer,) = find_layers(trace(module.to(precision), pixels[:1].to(precision)), {"last": "0"}, "last")
+    _, found = project(module, layer.tap, pixels.to(precision), f, y, x, Rules())
+    assert found.shape == pixels.shape
+    assert (found - expected).abs().max() <= (1e-5 if precision == torch.float32 else 1e-12) * expected.abs().max()
+
+
+def project_by_autograd(convolution, pixels, maps, hits):
+    """The transposed convolution of maps that are zero but for a hit each."""
+    seed, image = torch.zeros_like(maps), torch.arange(len(maps))
+    seed[image, *hits] = maps[image, *hits]
+    variable = pixels.clone().requires_grad_(True)
+    return torch.autograd.grad(convolution(variable), variable, seed)[0]
+
+
 def test_the_users_network_is_not_changed():
     network = load_network(NetworkConfig(name="resnet18", weights="random", seed=0))
     before = {name: (id(module), type(module)) for name, module in network.module.named_modules()}
