@@ -204,7 +204,8 @@ def test_lrn_passes_back_unchanged_by_identity_and_by_its_derivative_else():
 )
 def test_the_first_convolution_is_taken_back_as_it_is_transposed(kernel, stride, padding, dilation, size, precision):
     first = torch.nn.Conv2d(3, 8, kernel, stride, padding, dilation)
-    module, pixels = small(first, torch.nn.ReLU()), torch.randn(4, 3, *size, dtype=torch.float64)
+    module = small(first, torch.nn.ReLU()).requires_grad_(False)
+    pixels = torch.randn(4, 3, *size, dtype=torch.float64)
     maps, (f, y, x), _, _ = project_last(module, pixels, Rules())
     expected = project_by_autograd(module[0], pixels, maps, (f, y, x))
     (layer,) = find_layers(trace(module.to(precision), pixels[:1].to(precision)), {"last": "0"}, "last")
