@@ -82,7 +82,7 @@ def test_an_object_whose_creation_was_not_answered_is_created_once(proxy, monkey
 
 
 def test_requests_of_many_threads_are_in_flight_at_once(proxy):
-    proxy.delay_s = 0.5
+    proxy.delay_s = 3.0
     with files.OpenFile("s3://shelf/data", len(DATA)) as file, ThreadPoolExecutor(64) as threads:
         parts = list(threads.map(lambda at: file.read(at, 10), range(64)))
     assert parts == [DATA[at : at + 10] for at in range(64)]
