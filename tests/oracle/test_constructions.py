@@ -72,7 +72,7 @@ def inputs(pictures):
 
     def of_size(size: int) -> list[torch.Tensor]:
         if size not in made:
-            pixels = [torch.from_numpy(decode(data, size, size).pixels.copy()) for data in pictures]
+            pixels = [torch.from_numpy(decode(data, size, size, resample="torch").pixels.copy()) for data in pictures]
             made[size] = [normalised(image[None], architecture).contiguous() for image in pixels]
         return made[size]
 
