@@ -41,7 +41,7 @@ def map_ahead(
     Exception
         Whatever ``function`` or ``items`` raises, where its result would have been yielded.
     """
-    results: SimpleQueue[tuple[Future[Result], int] | Exception | None] = SimpleQueue()
+    results: SimpleQueue[tuple[Future[Result], int] | BaseException | None] = SimpleQueue()
     budget = _Budget(limit)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
 
@@ -54,7 +54,7 @@ def map_ahead(
                 if not budget.take(weight):
                     break
                 results.put((pool.submit(function, item), weight))
-        except Exception as error:  # noqa: BLE001 - it is raised in the reader's thread
+        except BaseException as error:  # noqa: BLE001 - raised in the reader's thread: it must not seem to be the end
             results.put(error)
         finally:
             if isinstance(taken, Generator):
@@ -65,7 +65,7 @@ def map_ahead(
     feeder.start()
     try:
         while (waiting := results.get()) is not None:
-            if isinstance(waiting, Exception):
+            if isinstance(waiting, BaseException):
                 raise waiting
             future, weight = waiting
             result = future.result()

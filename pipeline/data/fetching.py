@@ -102,6 +102,7 @@ def fetch_ahead(reader: Reader, batches: Iterable[Sequence[ImageRecord]]) -> Gen
     """
 
     def fetch(stretch: tuple[Sequence[ImageRecord], slice]) -> Fetched:
+        """Read images together."""
         batch, rows = stretch
         return Fetched(batch, rows, _read(reader, batch[rows]))
 

@@ -100,14 +100,6 @@ class ImageReader:
         self._preparation = source.preparation
         self._reader = reader
 
-    def decode(self, record: ImageRecord) -> Decoded:
-        """Return an image at the network's input size; errors as ``decode_batches``, and DecodeError for damage."""
-        (batch,) = self.decode_batches([[record]], 1, 1, self._empty)
-        (image,) = batch.images
-        if isinstance(image, DecodeError):
-            raise image
-        return image
-
     def decode_batches(
         self,
         batches: Iterable[Sequence[ImageRecord]],

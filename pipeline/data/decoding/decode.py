@@ -208,6 +208,7 @@ def _decode(
     """
 
     def from_jpeg(header: JpegHeader) -> np.ndarray | None:
+        """Return the pixels or the values of a JPEG; None where Pillow has to decode it."""
         if as_it_is:
             return None if place else decode_values(data, header)
         return decode_pixels(data, header, place(header.height, header.width).resized if place else None)
