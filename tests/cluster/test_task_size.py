@@ -75,7 +75,7 @@ def test_the_size_of_tasks_does_not_depend_on_the_number_of_shards(tmp_path, sub
     few, many = (
         measure(tmp_path / str(shards).zfill(3), shards, submitted) for shards in (12, 36)
     )  # nine hits are in nine
-    assert {"scan_shard", "mine_span", "rank_blocks", "deconvolve_filters", "draw_thumbnails", "sweep_image",
+    assert {"scan_shards", "mine_span", "rank_blocks", "deconvolve_filters", "draw_thumbnails", "sweep_image",
             "occlude_image"} <= few.keys()  # fmt: skip
     assert {name: size for name, size in many.items() if size > few[name] + SLACK_BYTES} == {}
     assert max(many.values()) < SMALL_BYTES
