@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +27,8 @@ from .attributes import read_fingerprints, store_attributes
 from .schema import Spec
 from .storage import DOCUMENT, CompleteStore, MissingChunkError
 
-Zarrs: Any = None  # the codec pipeline of the package zarrs, where it is installed
-with suppress(ImportError):
-    from zarrs import ZarrsCodecPipeline as Zarrs
+# The codec pipeline of the package zarrs, None where it is not installed.
+Zarrs: Any = import_module("zarrs").ZarrsCodecPipeline if find_spec("zarrs") else None
 
 Node = TypeVar("Node", zarr.Group, "zarr.Array[Any]")
 
