@@ -1,8 +1,10 @@
-"""A simulated S3 server in this process, and what fills its buckets."""
+"""Servers of S3, a simulated one in this process and a real one, and what fills their buckets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,6 +34,25 @@ def moto_server() -> Iterator[dict[str, str]]:
         server.stop()
 
 
+@contextmanager
+def real_server() -> Iterator[dict[str, str] | None]:
+    """Run a real S3 server by the script that TOPNINE_S3_SETUP names; yield its variables, or None where none does."""
+    script = os.environ.get("TOPNINE_S3_SETUP")
+    if not script or not Path(script).is_file():
+        yield None
+        return
+    # Its servers go on running: they must not hold this process's pipes.
+    log = Path(os.environ.get("TMPDIR", "/tmp")) / "topnine-s3-setup.log"
+    with log.open("w") as output:
+        subprocess.run(["bash", script, "start"], check=True, stdout=output, stderr=output, timeout=500)
+    words = dict(word.split("=", 1) for word in log.read_text().split() if "=" in word)
+    address = next(word for word in log.read_text().split() if word.startswith("http://"))
+    try:
+        yield environment(address, words["key"], words["secret"])
+    finally:
+        subprocess.run(["bash", script, "stop"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def make_bucket(variables: Mapping[str, str], name: str) -> None:
     """Make an empty bucket, in place of one that there may be."""
     client = _client(variables)
@@ -53,6 +74,13 @@ def put_folder(variables: Mapping[str, str], bucket: str, folder: Path, name: st
     """Write all files of a folder, below a name."""
     files = (path for path in folder.rglob("*") if path.is_file())
     put_objects(variables, bucket, {f"{name}/{path.relative_to(folder)}": path.read_bytes() for path in files})
+
+
+def copy_object(variables: Mapping[str, str], bucket: str, key: str, copies: Iterable[str]) -> None:
+    """Copy an object within its bucket, without sending it again."""
+    client = _client(variables)
+    for copy in copies:
+        client.copy_object(Bucket=bucket, Key=copy, CopySource={"Bucket": bucket, "Key": key})
 
 
 def _client(variables: Mapping[str, str]):

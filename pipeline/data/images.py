@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BandsError, DecodeError, InputError, WorkError, first_line
 from ..prefetch import map_ahead
 from .decoding.decode import Decoded, decode
-from .decoding.preparation import Preparation
+from .decoding.preparation import Encoded, Preparation
 from .entry import Dataset, Shard, ShardSelection
 from .fetching import Fetched, ImageRecord, Look, fetch_ahead
 from .reader import Data, Reader, first_images, open_reader
@@ -186,7 +186,7 @@ class ImageReader:
             self._compare(record, record.look, decoded)
         return decoded
 
-    def _decode(self, record: ImageRecord, data: bytes, pixels: np.ndarray) -> Decoded:
+    def _decode(self, record: ImageRecord, data: Encoded, pixels: np.ndarray) -> Decoded:
         try:
             return decode(data, self._preparation, pixels)
         except MemoryError as error:

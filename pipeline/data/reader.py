@@ -18,12 +18,13 @@ from typing import NamedTuple, Protocol
 from ..errors import DecodeError
 from ..files import is_url
 from ..prefetch import map_ahead
+from .decoding.preparation import Encoded
 from .entry import IN_FLIGHT, Dataset, Entry, Shard, ShardSelection, Together
 from .forms import folder, parquet, tar
 from .kept import Kept
 from .listing import Index, Listing, join
 
-Data = bytes | DecodeError | OSError  # of an image, or why it cannot be read
+Data = Encoded | DecodeError | OSError  # of an image, or why it cannot be read
 
 OPEN_SHARDS = 64  # of a reader; more are open only while more threads read
 ROW_GROUPS = 2  # of a reader, of which something is kept
@@ -144,14 +145,15 @@ class Reader:
     def read_together(self, shard: int, places: Sequence[Place]) -> list[Data]:
         """Return the bytes of images of a shard, in one read where they are one stretch; errors in their places.
 
-        Behind an image that cannot be read no other is tried: all of them get its error.
+        Those of one read are views of it, without a copy. Behind an image that cannot be read no other is tried: all of
+        them get its error.
         """
         first, last = places[0], places[-1]
         try:
             with self._use(shard) as opened:
                 if len(places) > 1 and self.together(shard).gap is not None:
                     with suppress(OSError):  # so that the one that cannot be read is found
-                        data = opened.read(first.offset, last.offset + last.size - first.offset, first.key)
+                        data = memoryview(opened.read(first.offset, last.offset + last.size - first.offset, first.key))
                         starts = (place.offset - first.offset for place in places)
                         return [data[start : start + place.size] for start, place in zip(starts, places, strict=True)]
                 return _read_each(opened, places)

@@ -41,7 +41,7 @@ def to_input(resample: str, data: bytes) -> np.ndarray:
 
 def decoder_rows(data: Path, rounds: int) -> Iterator[Row]:
     """Compare decoders and resizers on one thread, and what they give."""
-    jpegs = [jpeg for path in sorted(data.glob("*.tar")) for jpeg in _photographs(path)]
+    jpegs = [jpeg for path in sorted(data.glob("*.tar")) for jpeg in photographs(path)]
     plain = [jpeg for jpeg in jpegs if read_header(jpeg) is not None]
     ways = {"Pillow": by_pillow, "simplejpeg": by_simplejpeg}
     yield _compare("decode with simplejpeg, against Pillow, time", ways, plain, rounds)
@@ -67,7 +67,8 @@ def _compare(title: str, ways: dict[str, Decoder], jpegs: list[bytes], rounds: i
     return reported(title, took[second] / took[first], detail)
 
 
-def _photographs(path: Path) -> Iterator[bytes]:
+def photographs(path: Path) -> Iterator[bytes]:
+    """Yield the JPEGs of a tar."""
     with tarfile.open(path) as container:
         for member in container:
             if member.name.lower().endswith((".jpg", ".jpeg")):

@@ -1,14 +1,13 @@
 """Data and store on S3: moto in this process for the quick ones, a real server in ``make test-all``."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray
 
-from tests.buckets import environment, make_bucket, moto_server, put_folder
+from tests.buckets import environment, make_bucket, moto_server, put_folder, real_server
 from tests.conftest import encode, noise, plan_run, run_stages
 from tests.e2e.test_commands import topnine
 from tests.forms import FORMS, Picture, class_folders, hugging_face, webdataset
@@ -33,17 +32,10 @@ def moto():
 @pytest.fixture(scope="module")
 def ceph():
     """A real S3 server (Ceph's RADOS gateway, in memory), from the script that TOPNINE_S3_SETUP names."""
-    script = os.environ.get("TOPNINE_S3_SETUP")
-    if not script or not Path(script).is_file():
-        pytest.skip("TOPNINE_S3_SETUP names no script that starts an S3 server")
-    # Its servers go on running: they must not hold this process's pipes.
-    log = Path(os.environ.get("TMPDIR", "/tmp")) / "topnine-s3-setup.log"
-    with log.open("w") as output:
-        subprocess.run(["bash", script, "start"], check=True, stdout=output, stderr=output, timeout=500)
-    words = dict(word.split("=", 1) for word in log.read_text().split() if "=" in word)
-    address = next(word for word in log.read_text().split() if word.startswith("http://"))
-    yield environment(address, words["key"], words["secret"])
-    subprocess.run(["bash", script, "stop"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with real_server() as variables:
+        if variables is None:
+            pytest.skip("TOPNINE_S3_SETUP names no script that starts an S3 server")
+        yield variables
 
 
 @pytest.fixture(params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])

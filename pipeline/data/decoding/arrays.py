@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...errors import DecodeError, InputError, first_line
+from .preparation import Encoded
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF's
 NPY_MAGIC = b"\x93NUMPY"
@@ -46,12 +47,12 @@ class Header(NamedTuple):
     size: int
 
 
-def is_array(data: bytes) -> bool:
+def is_array(data: Encoded) -> bool:
     """Return whether an image is one that ``read_bands`` reads, by its first bytes."""
     return data[:4] in TIFF_MAGIC or data[:6] == NPY_MAGIC or _is_deep_png(data)
 
 
-def read_bands(data: bytes, max_pixels: int) -> Bands:
+def read_bands(data: Encoded, max_pixels: int) -> Bands:
     """Decode such an image.
 
     Raises
@@ -75,7 +76,7 @@ def read_bands(data: bytes, max_pixels: int) -> Bands:
     return bands
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: Encoded) -> Header:
     """Return what an image takes, as its header says; errors as ``read_bands``."""
     if data[:4] in TIFF_MAGIC:
         with _damage_logged(), _open_tiff(data) as file:
@@ -93,7 +94,7 @@ def read_header(data: bytes) -> Header:
 # -- NumPy -------------------------------------------------------------------------------------------------------------
 
 
-def _read_npy(data: bytes) -> Bands:
+def _read_npy(data: Encoded) -> Bands:
     file = io.BytesIO(data)
     shape, _ = _read_npy_header(file)
     file.seek(0)
@@ -130,11 +131,11 @@ def _order_npy(values: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, 
 # -- PNG ---------------------------------------------------------------------------------------------------------------
 
 
-def _is_deep_png(data: bytes) -> bool:
+def _is_deep_png(data: Encoded) -> bool:
     return data[:8] == PNG_MAGIC and len(data) > 25 and data[24] == 16 and data[25] in PNG_COLOURED
 
 
-def _read_png(data: bytes) -> Bands:
+def _read_png(data: Encoded) -> Bands:
     try:
         from imagecodecs import png_decode
     except ImportError as error:
@@ -145,7 +146,7 @@ def _read_png(data: bytes) -> Bands:
 # -- TIFF --------------------------------------------------------------------------------------------------------------
 
 
-def _read_tiff(data: bytes) -> Bands:
+def _read_tiff(data: Encoded) -> Bands:
     with _damage_logged(), _open_tiff(data) as file:
         pages = _list_pages(file)
         _check_segments(pages, len(data))
@@ -155,7 +156,7 @@ def _read_tiff(data: bytes) -> Bands:
     return Bands(np.concatenate([plane.values for plane in planes], axis=2))
 
 
-def _open_tiff(data: bytes) -> Any:
+def _open_tiff(data: Encoded) -> Any:
     try:
         import imagecodecs  # noqa: F401 - tifffile takes it for a damaged file where it is not there
         import tifffile

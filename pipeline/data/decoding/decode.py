@@ -20,7 +20,7 @@ from .arrays import Bands, is_array, read_bands, read_header
 from .channels import DEEP, to_channels
 from .jpeg import JpegHeader, decode_pixels, decode_values
 from .jpeg import read_header as read_jpeg_header
-from .preparation import COLOURS, MAX_PIXELS, Geometry, Preparation
+from .preparation import COLOURS, MAX_PIXELS, Encoded, Geometry, Preparation
 from .resizing import resize_crop
 
 Result = TypeVar("Result")
@@ -70,7 +70,7 @@ class Decoded:
     hash: int
 
 
-def decode(data: bytes, preparation: Preparation, out: np.ndarray | None = None) -> Decoded:
+def decode(data: Encoded, preparation: Preparation, out: np.ndarray | None = None) -> Decoded:
     """Decode an image to the network's input: it is resized, then its centre is cropped, as ``Geometry`` says.
 
     An image that has the right size is not resampled. The format is taken from the content, never from a file's
@@ -130,13 +130,13 @@ def _thin(pixels: np.ndarray, step: int) -> Image.Image:
     return Image.frombuffer("RGBX", (width, height), thinned, "raw", "RGBX", 0, 1)
 
 
-def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(data: Encoded, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image that Pillow reads to RGB at its own size; errors as ``decode``."""
     image = _believe(data, max_pixels, lambda: _decode(data, max_pixels, None)[0])
     return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
-def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Result:
+def _believe(data: Encoded, max_pixels: int, decode: Callable[[], Result]) -> Result:
     """Return what decoding some data gives; its errors are raised where they are the data's.
 
     Decoders call it damage, too, where memory runs out. An error is believed only if it comes again while this process
@@ -157,7 +157,7 @@ def _believe(data: bytes, max_pixels: int, decode: Callable[[], Result]) -> Resu
             raise
 
 
-def _to_input(data: bytes, preparation: Preparation, out: np.ndarray | None) -> Decoded:
+def _to_input(data: Encoded, preparation: Preparation, out: np.ndarray | None) -> Decoded:
     image, height, width = _read(data, preparation)
     geometry = preparation.place(height, width)
     crop = resize_crop(image, geometry, preparation)
@@ -171,12 +171,12 @@ def _to_input(data: bytes, preparation: Preparation, out: np.ndarray | None) -> 
     return Decoded(pixels, geometry, difference_hash(pixels))
 
 
-def read_values(data: bytes, max_pixels: int = MAX_PIXELS) -> Bands:
+def read_values(data: Encoded, max_pixels: int = MAX_PIXELS) -> Bands:
     """Decode an image to the values of its own bands, at its own size; errors as ``decode``."""
     return _believe(data, max_pixels, lambda: _read_values(data, max_pixels, None)[0])
 
 
-def _read(data: bytes, preparation: Preparation) -> tuple[Image.Image | np.ndarray, int, int]:
+def _read(data: Encoded, preparation: Preparation) -> tuple[Image.Image | np.ndarray, int, int]:
     """Return an image in the channels that are wanted, of 8 bits, and the height and width that the file has."""
     place = preparation.place if preparation.fast else None
     if not is_array(data) and preparation.channels == COLOURS and not (preparation.bands or preparation.range):
@@ -185,7 +185,9 @@ def _read(data: bytes, preparation: Preparation) -> tuple[Image.Image | np.ndarr
     return to_channels(bands, preparation), height, width
 
 
-def _read_values(data: bytes, max_pixels: int, place: Callable[[int, int], Geometry] | None) -> tuple[Bands, int, int]:
+def _read_values(
+    data: Encoded, max_pixels: int, place: Callable[[int, int], Geometry] | None
+) -> tuple[Bands, int, int]:
     """Return the values of an image's bands, and the height and width that the file has; ``place`` as ``_decode``."""
     if is_array(data):
         with _array_damage():
@@ -198,7 +200,7 @@ def _read_values(data: bytes, max_pixels: int, place: Callable[[int, int], Geome
 
 
 def _decode(
-    data: bytes, max_pixels: int, place: Callable[[int, int], Geometry] | None, as_it_is: bool = False
+    data: Encoded, max_pixels: int, place: Callable[[int, int], Geometry] | None, as_it_is: bool = False
 ) -> tuple[Image.Image | np.ndarray, int, int]:
     """Return an image in red, green and blue, or in its own bands ``as_it_is``, and the height and width it has.
 
@@ -258,7 +260,7 @@ def _array_damage() -> Iterator[None]:
         raise DecodeError(f"{type(error).__name__}: {first_line(error)}") from None
 
 
-def _count_bytes(data: bytes, max_pixels: int) -> int:
+def _count_bytes(data: Encoded, max_pixels: int) -> int:
     """Return the bytes that decoding an image may take; few where its header claims too many pixels."""
     if is_array(data):
         try:
@@ -280,7 +282,7 @@ def _count_bytes(data: bytes, max_pixels: int) -> int:
     return SPARE_BYTES + (size if width * height <= max_pixels else 0)
 
 
-def _webp_size(data: bytes) -> tuple[int, int]:
+def _webp_size(data: Encoded) -> tuple[int, int]:
     """Return the width and height in the header of a WebP: of its first chunk, which has one of three kinds.
 
     >>> _webp_size(b"RIFF....WEBPVP8X" + bytes(8) + (4).to_bytes(3, "little") + (6).to_bytes(3, "little"))

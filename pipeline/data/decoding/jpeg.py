@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from simplejpeg import decode_jpeg
 
-from .preparation import COLOURS
+from .preparation import COLOURS, Encoded
 
 MAGIC = b"\xff\xd8\xff"
 FRAMES = (0xC0, 0xC1, 0xC2)  # markers of baseline, extended sequential and progressive
@@ -30,12 +30,12 @@ class JpegHeader(NamedTuple):
     bands: int
 
 
-def read_header(data: bytes) -> JpegHeader | None:
+def read_header(data: Encoded) -> JpegHeader | None:
     """Return what a JPEG's header says; None of other data, and where Pillow has to be asked whether it is damaged.
 
     Pillow has to be asked where it parses metadata, which it may refuse, and of forms that are rare.
     """
-    if not data.startswith(MAGIC):
+    if data[:3] != MAGIC:
         return None
     header, start, last = None, 2, len(data) - 20
     while start < last and data[start] == 0xFF:
@@ -54,7 +54,7 @@ def read_header(data: bytes) -> JpegHeader | None:
     return None
 
 
-def decode_pixels(data: bytes, header: JpegHeader, least: tuple[int, int] | None = None) -> np.ndarray | None:
+def decode_pixels(data: Encoded, header: JpegHeader, least: tuple[int, int] | None = None) -> np.ndarray | None:
     """Return the pixels (y, x, rgb) uint8 of a JPEG, the same as Pillow's; None where the decoder finds fault with it.
 
     They lie where the thread's next image will lie. With the ``least`` height and width that are needed, the decoder
@@ -71,7 +71,7 @@ def decode_pixels(data: bytes, header: JpegHeader, least: tuple[int, int] | None
     return pixels if pixels.shape[:2] == (height, width) else None
 
 
-def decode_values(data: bytes, header: JpegHeader) -> np.ndarray | None:
+def decode_values(data: Encoded, header: JpegHeader) -> np.ndarray | None:
     """Return the values (y, x, band) uint8 of a JPEG's own bands, else as ``decode_pixels``; they have own memory."""
     try:
         values: np.ndarray = decode_jpeg(data, "GRAY" if header.bands == 1 else "RGB")

@@ -9,6 +9,8 @@ from ...config.sections import DataConfig, DecodeConfig
 MAX_PIXELS = 178_956_970  # of an image; 24-bit pixels of this number take 512 MiB
 COLOURS = 3
 
+Encoded = bytes | memoryview  # an image as it is stored
+
 
 @dataclass(frozen=True)
 class Geometry:

@@ -2,36 +2,66 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
+
 from .headers import Read
 
 FIRST = 2**14  # bytes of the first window, and of one behind a member that is skipped
 LARGEST = 2**20
+MEMBERS = 4  # of the last one's size, in a window
 
 
 class Windows:
     """Reads ranges of bytes that mostly ascend, out of windows.
 
-    Where the next range is not far behind a window, the next window is twice as large: small members come many at a
-    time. Behind a large member, which is skipped, windows are small again.
+    Whether the next member is skipped or read through is a matter of time: a request costs its latency, and bytes cost
+    what they take to come. Windows grow as long as one takes less than twice as long as the quickest, of which half is
+    then latency. So on a fast network many headers come in one window, and on a slow one, members are skipped. At most
+    half of the time is spent on what turns out not to be needed.
 
     Parameters
     ----------
     read : callable
         ``read(offset, size)`` returns bytes, fewer where the file ends before.
+    clock : callable, optional
+        Returns the time, in s.
     """
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, clock: Callable[[], float] = time.perf_counter) -> None:
         self._read = read
-        self._begin = 0
+        self._clock = clock
+        self._begin = self._last = 0  # of the window, and of the last range
         self._content = b""
-        self._size = FIRST // 2
+        self._size = 0
+        self._affordable = LARGEST
+        self._latency_s = math.inf
 
     def read(self, offset: int, size: int) -> bytes:
         """Return bytes, fewer where the file ends before."""
         end = self._begin + len(self._content)
         if not self._begin <= offset <= offset + size <= end:
-            near = self._begin <= offset <= end + self._size
-            self._size = min(2 * self._size, LARGEST) if near else FIRST
-            self._begin, self._content = offset, self._read(offset, max(size, self._size))
+            self._content = self._fetch(offset, size)
+            self._begin = offset
+        self._last = offset
         start = offset - self._begin
         return self._content[start : start + size]
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        """Read the window of a range; how long that takes says how large the next may be."""
+        member = abs(offset - self._last)
+        wanted = max(2 * self._size, MEMBERS * member, FIRST)
+        window = min(wanted, self._affordable)
+        if window <= member:  # the next header is not in it
+            window = FIRST
+        began = self._clock()
+        content = self._read(offset, max(size, window))
+        took = self._clock() - began
+        self._latency_s = min(self._latency_s, took)
+        if took > 2 * self._latency_s:
+            self._affordable = max(window // 2, FIRST)
+        elif window == self._affordable:
+            self._affordable = min(2 * window, LARGEST)
+        self._size = window
+        return content
