@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from tests.benchmarks import decoding, deconvolving, indexing, mining, ranking, workers
+from tests.benchmarks import buckets, decoding, deconvolving, indexing, mining, ranking, workers
 from tests.benchmarks.measure import Row
 from topnine.pipeline.machine import count_cores
 
@@ -33,7 +33,9 @@ def measure(data: Path, folder: Path) -> Iterator[tuple[str, Callable[[], Iterat
     yield "crp", lambda: [mining.crp_row(data, folder, 1)]
     yield "layers bfloat16 fast size", lambda: mining.variant_rows(data, folder, 3)
     yield "decoder", lambda: decoding.decoder_rows(data, 3)
-    yield "feed", lambda: [mining.feed_row(data, folder, 5)]
+    yield "feed", lambda: mining.feed_rows(data, folder, 5)
+    yield "python", lambda: [mining.python_row(data, folder, 5)]
+    yield "bucket", lambda: buckets.bucket_rows(data, folder, 3)
     yield "workers", lambda: workers.worker_rows(data, folder, 3)
     yield "memory", lambda: [mining.memory_row(data, folder, 3)]
     yield "deconvolve", lambda: deconvolving.deconvolve_rows(data, folder, 3)

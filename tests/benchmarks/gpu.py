@@ -29,13 +29,11 @@ import torch
 from tests.benchmarks.bench import write_table
 from tests.benchmarks.deconvolving import compare_with_bare, mined_pixels, read_tasks, synchronise
 from tests.benchmarks.measure import Row, in_turn, reported
-from tests.benchmarks.mining import decode_all, mined, nothing, overlap, planned, ranked, repeated
+from tests.benchmarks.mining import decode_all, decoding_nothing, mined, nothing, overlap, planned, ranked, repeated
 from topnine.pipeline.cluster.kinds import connect
 from topnine.pipeline.compute.activations import Forward
 from topnine.pipeline.compute.devices import open_device
-from topnine.pipeline.data import images as images_module
 from topnine.pipeline.data import photos
-from topnine.pipeline.data.decoding.decode import Decoded
 from topnine.pipeline.machine import count_cores
 from topnine.pipeline.network.taps import read_taps
 from topnine.pipeline.plan import Plan
@@ -152,21 +150,6 @@ def forward_rate(plan: Plan, batch: int) -> float:
         times = max(1, 2048 // batch) if kind == "cuda" else 1
         took = in_turn({"forward": lambda: run(times)}, 3)
     return batch * times / took["forward"]
-
-
-def decoding_nothing(plan: Plan) -> Any:
-    """Return a context in which every image is one that is decoded already."""
-    image = decode_all(replace_shards(plan), 1)[0]
-
-    def decode(data: object, preparation: object, out: object) -> Decoded:
-        return image
-
-    return mock.patch.object(images_module, "decode", decode)
-
-
-def replace_shards(plan: Plan) -> Plan:
-    """Return the plan with its first shard alone."""
-    return replace(plan, dataset=replace(plan.dataset, shards=plan.dataset.shards[:1]))
 
 
 def process_rows(data: Path, folder: Path, options: dict[str, Any]) -> Iterator[Row]:
