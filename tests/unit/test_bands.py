@@ -66,6 +66,18 @@ def test_tiffs_are_read_as_they_were_written(name):
     assert np.array_equal(pixels(TIFFS[name]), COLOURS)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [TIFFS["plain"], TIFFS["big-endian"], npy(COLOURS), npy(DEEP), png_encode(DEEP), encode(noise(3)),
+     *(saved(Image.fromarray(COLOURS), form) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP"))],
+    ids=["tiff", "big-endian tiff", "npy", "deep npy", "deep png", "photo", "png", "jpeg", "webp", "gif", "bmp"],
+)  # fmt: skip
+def test_a_view_of_a_larger_read_is_decoded_as_the_image_alone(data):
+    view = memoryview(b"before" + data + b"behind")[6 : 6 + len(data)]
+    limits = {"range": ((0, 51_000),)} if data in (npy(DEEP), png_encode(DEEP)) else {}
+    assert np.array_equal(pixels(view, **limits), pixels(data, **limits))
+
+
 def test_tiffs_of_grey_palettes_and_inks_have_their_colours():
     grey = Image.fromarray(COLOURS).convert("L")
     expected = np.asarray(grey.convert("RGB"))

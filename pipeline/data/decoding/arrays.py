@@ -140,7 +140,7 @@ def _read_png(data: Encoded) -> Bands:
         from imagecodecs import png_decode
     except ImportError as error:
         raise _missing("PNG of 16 bits a channel", error) from None
-    return Bands(png_decode(data), data[25] in PNG_WITH_ALPHA)
+    return Bands(png_decode(bytes(data)), data[25] in PNG_WITH_ALPHA)
 
 
 # -- TIFF --------------------------------------------------------------------------------------------------------------
