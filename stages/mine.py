@@ -17,6 +17,7 @@ from topnine.pipeline.data.images import ImageSource
 from topnine.pipeline.errors import WorkError
 from topnine.pipeline.network.layers import Layer
 from topnine.pipeline.plan import Plan
+from topnine.pipeline.prefetch import map_ahead
 from topnine.pipeline.store.schema import UNDECODABLE
 from topnine.pipeline.store.store import Access, Store
 from topnine.pipeline.store.verification import mend
@@ -195,13 +196,25 @@ def mine_span(span: Span, task: MineTask) -> None:
     """Mine the blocks of a span (a task), except those that an earlier try has done."""
     store = task.store.open()
     names = [layer.name for layer in span.layers]
-    blocks = [block for block in span.blocks if not all(store.progress.is_done(name, block) for name in names)]
+    done = set.intersection(*(store.progress.done_blocks(name) for name in names))
+    blocks = [block for block in span.blocks if block not in done]
     runs = [store.images.rows(block) for block in blocks]
     records = iterate_records(store, runs, find_mined(store))
     meter = Meter()
-    with closing(run_images(task.settings, span.layers, records, runs, meter.add)) as results:
-        for block, rows, result in zip(blocks, runs, results, strict=False):
-            write_block(store, block, result)
+
+    def results() -> Iterator[tuple[int, slice, BlockResult]]:
+        """Yield the blocks with their rows and results."""
+        with closing(run_images(task.settings, span.layers, records, runs, meter.add)) as of_runs:
+            yield from zip(blocks, runs, of_runs, strict=False)
+
+    def write(block: tuple[int, slice, BlockResult]) -> slice:
+        """Write a block, while the next one is mined; return its rows."""
+        number, rows, result = block
+        write_block(store, number, result)
+        return rows
+
+    with closing(map_ahead(write, results(), 1, 1)) as written:
+        for rows in written:
             meter.add(rows.start - rows.stop)
             if abandoned():
                 return

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -69,23 +69,28 @@ def abandoned() -> bool:
 
 
 class Meter:
-    """Counts what a task has done, and reports it to the driver, twice a second; outside of a worker to nobody."""
+    """Counts what a task has done, and reports it to the driver, twice a second; outside of a worker to nobody.
+
+    It is made in the task's own thread; any thread may count.
+    """
 
     def __init__(self) -> None:
         self._units = 0
         self._told = -POLL_S
+        self._lock = threading.Lock()
+        self._worker: Any = None
+        with suppress(ValueError):  # the function was called outside of a worker
+            self._worker = get_worker()
+            self._task = self._worker.get_current_task()
 
     def add(self, units: int) -> None:
         """Count more units, or fewer: what the driver learns by other ways is taken off at once."""
-        self._units += units
-        if units >= 0 and time.monotonic() - self._told < POLL_S:
-            return
-        self._told = time.monotonic()
-        try:
-            worker = get_worker()
-        except ValueError:
-            return
-        worker.log_event(METERS, {"task": worker.get_current_task(), "units": self._units})
+        with self._lock:
+            self._units += units
+            if self._worker is None or (units >= 0 and time.monotonic() - self._told < POLL_S):
+                return
+            self._told = time.monotonic()
+            self._worker.log_event(METERS, {"task": self._task, "units": self._units})
 
 
 class ScaleToTasksLeft(Adaptive):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,6 +120,19 @@ class Arrays:
             # Zarr's configuration would choose it for the whole process, and so for arrays that are written, too.
             object.__setattr__(array.async_array, "codec_pipeline", pipeline)
         return array
+
+    def write(self, rows: slice, values: Mapping[str, np.ndarray]) -> None:
+        """Write some rows of arrays, by their paths: side by side, as each waits for the disk or for a bucket."""
+        self.check_lease()
+        arrays = {path: self.open(path) for path in values}
+
+        def write(path: str) -> None:
+            """Write the rows of one array."""
+            arrays[path][rows] = values[path].astype(arrays[path].dtype, copy=False)
+
+        with ThreadPoolExecutor(len(values)) as threads:
+            for _ in threads.map(write, values):
+                pass
 
     def delete_chunk(self, path: str, at: tuple[int, ...]) -> None:
         """Delete a chunk of an array, by its position in the array's grid."""

@@ -90,6 +90,4 @@ class StoredImages:
 
     def write(self, block: int, columns: Mapping[str, np.ndarray]) -> None:
         """Write columns (image) of a block: those of ``schema.image_arrays``."""
-        self._arrays.check_lease()
-        for name, values in columns.items():
-            self._arrays.open(f"images/{name}")[self.rows(block)] = values
+        self._arrays.write(self.rows(block), {f"images/{name}": values for name, values in columns.items()})

@@ -89,10 +89,8 @@ class StoredLayer:
 
     def write_block(self, block: int, activation: np.ndarray, row: np.ndarray, column: np.ndarray) -> None:
         """Write the activations and positions (image, filter) of a block."""
-        self._arrays.check_lease()
-        for name, values in (("activation", activation), ("row", row), ("column", column)):
-            array = self._open(name)
-            array[self._images.rows(block)] = values.astype(array.dtype)
+        values = {"activation": activation, "row": row, "column": column}
+        self._arrays.write(self._images.rows(block), {f"{self._path}/{name}": found for name, found in values.items()})
 
     def runs(self, blocks: Sequence[int] | np.ndarray) -> list[slice]:
         """Return the rows of blocks, given in ascending order: of consecutive ones together, as many as READ_VALUES."""

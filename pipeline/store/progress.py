@@ -44,10 +44,6 @@ class StoredProgress:
         """Return the blocks that are marked as done."""
         return self._marked_blocks("done", layer)
 
-    def is_done(self, layer: str, block: int) -> bool:
-        """Return whether a block is marked as done."""
-        return bool(np.asarray(self._arrays.open(marker_path("done", layer))[block]))
-
     def failed_blocks(self, layer: str) -> dict[int, str]:
         """Return the blocks that were set aside and not done since, with the reasons."""
         failed = sorted(self._marked_blocks("failed", layer) - self.done_blocks(layer))

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
+import zarr
 from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.storage import LocalStore, ObjectStore, WrapperStore
@@ -16,6 +17,7 @@ from .. import buckets, durable
 from ..errors import InputError
 from ..files import is_url
 
+REQUESTS = 64  # that zarr has under way at once in a bucket
 DOCUMENT = "zarr.json"  # the metadata of a group or an array; every other key is a chunk
 
 
@@ -99,6 +101,7 @@ class CompleteStore(WrapperStore[Store]):
 def open_storage(path: str, write: bool) -> Store:
     """Open what holds a store, at a path or a URL, for zarr."""
     if is_url(path):
+        zarr.config.set({"async.concurrency": REQUESTS})
         return BucketStore(buckets.connect_folder(path, write), read_only=not write, url=path.rstrip("/"))
     return DurableStore(Path(path), read_only=not write)
 

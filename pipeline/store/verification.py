@@ -92,10 +92,7 @@ def _marker_arrays(store: Store, name: str) -> dict[str, Spec]:
 def find_damage(store: Store, expected: Expected) -> Iterator[Damage]:
     """Read every unit of an array, and yield those that are missing or damaged, and its metadata where that is."""
     path, spec = expected.path, expected.spec
-    array = find_node(store.arrays.root, path, zarr.Array)
-    if array is None or array.metadata.to_dict() != expected_metadata(path, spec):
-        what = "is missing or damaged" if array is None else "is not what the schema wants"
-        yield Damage(expected, None, f"{path}/{DOCUMENT} {what}")
+    yield from _find_damaged_metadata(store, expected)
     try:
         with_chunks = store.arrays.open(path, complete=True)  # of metadata that was made again meanwhile, too
     except DamageError:
@@ -114,6 +111,30 @@ def find_damage(store: Store, expected: Expected) -> Iterator[Damage]:
         else:
             if spec.values is not None and not np.array_equal(values, coordinate_values(spec)[spec.region(at)]):
                 yield Damage(expected, at, f"{path} does not hold the values that the schema wants")
+
+
+def _find_damaged_metadata(store: Store, expected: Expected) -> Iterator[Damage]:
+    array = find_node(store.arrays.root, expected.path, zarr.Array)
+    if array is None or array.metadata.to_dict() != expected_metadata(expected.path, expected.spec):
+        what = "is missing or damaged" if array is None else "is not what the schema wants"
+        yield Damage(expected, None, f"{expected.path}/{DOCUMENT} {what}")
+
+
+def find_damaged_markers(store: Store, expected: Expected) -> Iterator[Damage]:
+    """Yield what is damaged of an array of markers, and its metadata where that is.
+
+    There is a chunk for every block, and in a bucket a request for every chunk. So all are read at once, and one by one
+    only where that fails.
+    """
+    yield from _find_damaged_metadata(store, expected)
+    marked = list_names(f"{store.arrays.path}/{expected.path}/c")
+    try:
+        if marked:
+            store.arrays.open(expected.path)[:]
+    except DamageError:  # of metadata, which is the first that was yielded
+        return
+    except DAMAGE_ERRORS:
+        yield from (damage for damage in find_damage(store, expected) if damage.at is not None)
 
 
 def find_missing(expected: Expected, sizes: dict[str, int]) -> Iterator[Damage]:
@@ -145,7 +166,7 @@ def mend(store: Store, names: Collection[str], thorough: bool) -> Iterator[str]:
             yield f"{group}/{DOCUMENT} is missing or damaged"
     for name in names:  # before they are listed
         for kind, spec in _marker_arrays(store, name).items():
-            for damage in find_damage(store, Expected(marker_path(kind, name), spec, (), (name,), "markers")):
+            for damage in find_damaged_markers(store, Expected(marker_path(kind, name), spec, (), (name,), "markers")):
                 _take_back(store, damage)
                 yield damage.text
     sizes: dict[str, int] = {} if thorough else list_sizes(store.arrays.path)

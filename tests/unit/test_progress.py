@@ -62,7 +62,7 @@ def test_a_worker_reads_only_its_own_layer(tmp_path, reads, layers):
     path = add_layers(tmp_path / "run.zarr", layers)
     reads.clear()
     store = Store.open(path)
-    assert store.progress.is_done("layer3", 1)
+    assert 1 in store.progress.done_blocks("layer3")
     assert store.progress.failed_blocks("layer3") == {0: "disk full"}
     assert store.fingerprint("mine", "layer3") == {}
     assert store.layer("layer3").filters == 4
@@ -77,10 +77,10 @@ def test_a_failed_block_is_done_when_it_was_tried_again(path):
     assert reader.progress.failed_blocks("conv1") == {}  # it was done before
     Path(path, "progress/done/conv1/c/1").unlink()
     assert reader.progress.failed_blocks("conv1") == {1: "disk full"}
-    assert not reader.progress.is_done("conv1", 1)
+    assert 1 not in reader.progress.done_blocks("conv1")
     writer.progress.mark("conv1", 1)
     assert reader.progress.failed_blocks("conv1") == {}
-    assert reader.progress.is_done("conv1", 1)
+    assert 1 in reader.progress.done_blocks("conv1")
 
 
 def test_only_chunks_are_markers(path):
@@ -100,7 +100,7 @@ def test_markers_of_a_layer_that_was_not_added_to_the_end_count_for_nothing(path
     assert again.fingerprint("rank", "conv1") is None
     again.add_layer("conv1", LAYER, {"mine.batch": 8})
     assert again.progress.done_blocks("conv1") == set()
-    assert not again.progress.is_done("conv1", 0)
+    assert 0 not in again.progress.done_blocks("conv1")
 
 
 def test_markers_are_kept_where_only_the_attributes_of_their_layer_were_lost(path):

@@ -29,9 +29,10 @@ MAX_LABEL = 2**62  # of a class index; a label file that holds more is none
 
 
 def list_images(shard: Shard) -> Listing:
-    """List the images of a tar in container order; of its content only headers and labels are read.
+    """List the images of a tar in container order; of its content only headers and labels are wanted.
 
-    Where an index lies beside it, that is taken instead of most of the headers.
+    In a bucket small members are read with them where that is faster than to skip them: see ``Windows``. Where an index
+    lies beside the tar, that is taken instead of most of the headers.
 
     A tar of tars, as ImageNet's training set comes, is listed as one shard: offsets are into the outer file, and the
     name of an inner tar is the class of its images.

@@ -11,6 +11,7 @@ from .headers import Read
 FIRST = 2**14  # bytes of the first window, and of one behind a member that is skipped
 LARGEST = 2**20
 MEMBERS = 4  # of the last one's size, in a window
+LEAST = 2  # of them: where fewer fit, they are skipped
 
 
 class Windows:
@@ -18,8 +19,8 @@ class Windows:
 
     Whether the next member is skipped or read through is a matter of time: a request costs its latency, and bytes cost
     what they take to come. Windows grow as long as one takes less than twice as long as the quickest, of which half is
-    then latency. So on a fast network many headers come in one window, and on a slow one, members are skipped. At most
-    half of the time is spent on what turns out not to be needed.
+    then latency. So on a fast network many headers come in one window. On a slow one members are skipped, and large ones are
+    everywhere.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class Windows:
         member = abs(offset - self._last)
         wanted = max(2 * self._size, MEMBERS * member, FIRST)
         window = min(wanted, self._affordable)
-        if window <= member:  # the next header is not in it
+        if window < LEAST * member:
             window = FIRST
         began = self._clock()
         content = self._read(offset, max(size, window))
