@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,9 @@ THREADS = 16  # of all processes together
 DECODING_S = 2e-3  # an image
 PROCESSES = (1, 2, 4)
 RECOMMENDED = 2
+NAPS = 1000  # of each thread that only sleeps
 TASKS = 4  # of equal size, so that none of the processes is idle while others work
-TIMES = 64  # that the 500 photographs are mined
+TIMES = 128  # that the 500 photographs are mined
 
 _decoded: list[Decoded] = []  # the first image, in place of all others
 
@@ -49,6 +51,17 @@ def dask_setup(worker: Any) -> None:
     Forward.run_batch = nothing  # type: ignore[assignment, method-assign]
 
 
+def sleep() -> None:
+    """Sleep in as many threads, and do nothing else."""
+
+    def nap(_: int) -> None:
+        for _ in range(NAPS):
+            time.sleep(DECODING_S)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(nap, range(THREADS)))
+
+
 def worker_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     """Compare mining in one, two and four processes with what their threads could decode."""
     many = repeated(data, folder / "shared", TIMES)
@@ -61,11 +74,15 @@ def worker_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
             plan = planned(folder, many, mine__block=1000, mine__span=TIMES // 2 // TASKS, mine__batch=256, **settings)
             pool = stack.enter_context(connect(plan.config.cluster))
             ways[str(number)] = partial(mined, plan, pool)
-        took = in_turn(ways, rounds)
+        took = in_turn({**ways, "asleep": sleep}, rounds)
+    asleep = THREADS * NAPS / took.pop("asleep")
     count = len(Store.open(plan.config.store).images)
     for name, seconds in took.items():
         could = THREADS / DECODING_S
-        detail = f"{count / seconds:,.0f} of {could:,.0f} images/s, {THREADS // int(name)} threads in each"
+        detail = (
+            f"{count / seconds:,.0f} of {could:,.0f} images/s, {THREADS // int(name)} threads in each; threads that "
+        )
+        detail += f"only sleep, {asleep:,.0f}"
         title = f"mine in {name} process{'es' * (name != '1')} on one GPU, simulated, of what 16 threads decode"
         row = at_least if int(name) == RECOMMENDED else lambda title, ratio, _, detail: reported(title, ratio, detail)
         yield row(title, count / seconds / could, 0.9, detail)

@@ -19,8 +19,8 @@ class Windows:
 
     Whether the next member is skipped or read through is a matter of time: a request costs its latency, and bytes cost
     what they take to come. Windows grow as long as one takes less than twice as long as the quickest, of which half is
-    then latency. So on a fast network many headers come in one window. On a slow one members are skipped, and large ones are
-    everywhere.
+    then latency. So many headers come in one window on a fast network, and members are skipped on a slow one. Members
+    of which fewer than two fit into the largest window are always skipped.
 
     Parameters
     ----------
