@@ -16,7 +16,7 @@ from ..prefetch import map_ahead
 from .reader import Data, Place, Reader
 
 READ_BYTES = 2**22  # of images that are read together; a larger image is read alone
-AHEAD_BYTES = 2**26  # that are being read, or wait for whoever decodes them
+AHEAD_BYTES = 2**26  # that are being read, or wait for whoever decodes them; fewer where few reads are under way
 UNKNOWN_BYTES = 2**17  # of an image whose size the index does not say
 
 
@@ -107,7 +107,8 @@ def fetch_ahead(reader: Reader, batches: Iterable[Sequence[ImageRecord]]) -> Gen
         return Fetched(batch, rows, _read(reader, batch[rows]))
 
     stretches = ((batch, rows) for batch in batches for rows in find_stretches(reader, batch))
-    with closing(map_ahead(fetch, stretches, reader.in_flight, AHEAD_BYTES, _count_bytes)) as fetched:
+    ahead = min(AHEAD_BYTES, reader.in_flight * READ_BYTES)
+    with closing(map_ahead(fetch, stretches, reader.in_flight, ahead, _count_bytes)) as fetched:
         yield from fetched
 
 

@@ -103,9 +103,10 @@ def decode_all(plan: Plan, threads: int) -> list[Decoded]:
         return list(map_ahead(read, positions, threads, 256))
 
 
-def _batches(plan: Plan, images: list[Decoded]) -> Iterator[list[Decoded]]:
-    batch = plan.config.mine.batch
-    return (images[start : start + batch] for start in range(0, len(images), batch))
+def _batches(plan: Plan, images: list[Decoded]) -> Iterator[DecodedBatch]:
+    for start in range(0, len(images), plan.config.mine.batch):
+        of_batch = images[start : start + plan.config.mine.batch]
+        yield DecodedBatch([], np.stack([image.pixels for image in of_batch]), list(of_batch))
 
 
 def forward_side_by_side(plan: Plan, images: list[Decoded]) -> list[BlockResult]:
@@ -123,7 +124,7 @@ def forward_together(plan: Plan, images: list[Decoded]) -> list[BlockResult]:
     torch.set_num_threads(count_cores())
     with torch.inference_mode():
         for batch in _batches(plan, images):
-            pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
+            pixels = torch.from_numpy(batch.pixels)
             read_taps(network.module, normalised(pixels, network.architecture), tap, spatial_maximum)
     return []
 

@@ -121,6 +121,20 @@ def proxy(bucket, monkeypatch):
         yield proxy
 
 
+def test_a_run_that_is_mined_asks_for_each_marker_once(proxy, bucket, tmp_path):
+    """Whatever it asks for one by one takes a request's time for every block before anything is mined."""
+    path = FORMS[0](PICTURES, tmp_path / "data")["path"]
+    asked = {}
+    for block in (7, 1):
+        settings = {"store": f"{bucket}/{block}.zarr", "mine__layers": "1", "mine__block": block}
+        plan = plan_run(tmp_path, data__path=path, **settings)
+        run_stages(plan, "index", "mine")
+        before = proxy.requests
+        run_stages(plan, "mine")
+        asked[block] = proxy.requests - before
+    assert asked[1] - asked[7] <= 12 + 2  # blocks more, and what a heartbeat may add
+
+
 @pytest.mark.parametrize("form", [webdataset, class_folders, hugging_face], ids=lambda form: form.__name__)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_a_bucket_answers_is_no_damage_of_an_image(proxy, bucket, tmp_path, form, fault):
