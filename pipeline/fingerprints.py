@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from .compute.footprints import ENERGY
 from .config.sections import RunConfig
 from .data.entry import Dataset
 from .files import read_text
@@ -47,7 +48,8 @@ class Fingerprints:
             return rank
         if stage == "statistics":
             return {**rank, **self.labels, **STATISTICS}
-        return {**rank, **_settings(self.config, "deconvolve", "rule", "pooling", "lrn", "precision", "batch")}
+        settings = _settings(self.config, "deconvolve", "rule", "pooling", "lrn", "precision", "batch")
+        return {**rank, **settings, "deconvolve.footprint": ENERGY}
 
 
 STATISTICS: Fingerprint = {

@@ -100,4 +100,4 @@ def deconvolve_filters(filters: range, task: DeconvolveTask) -> None:
     store = task.store.open()
     arrays = project_filters(filters, store, task.settings, abandoned)
     if arrays is not None:
-        store.layer(task.settings.layer.name).write_patches(slice(filters.start, filters.stop), **arrays)
+        store.layer(task.settings.layer.name).write_patches(slice(filters.start, filters.stop), arrays)

@@ -157,7 +157,7 @@ def project_filters(
     Returns
     -------
     dict of str to ndarray (filter, rank, …)
-        patch, projection, box, source_box and tie: see ``schema.patch_arrays``.
+        patch, projection, box, source_box, footprint, mask and tie: see ``schema.patch_arrays``.
     """
     ranking = store.layer(settings.layer.name).read_ranking(slice(filters.start, filters.stop))
     records = read_records(store, ranked_images(ranking))

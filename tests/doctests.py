@@ -87,5 +87,6 @@ def _deconvolve(store: Store) -> None:
     layer.create_patches(3, 3, 3)
     pixels = np.ones((4, RANKS, 3, 3, 3))
     box = np.tile(np.array([0, 1, 3, 4]), (4, RANKS, 1))
-    layer.write_patches(slice(None), pixels.astype(np.uint8), pixels, box, box * 2.0)
+    arrays = {"patch": pixels, "projection": pixels, "box": box, "source_box": box * 2.0, "footprint": box}
+    layer.write_patches(slice(None), {**arrays, "mask": 255 * pixels[..., 0], "tie": False})
     layer.set_fingerprint("deconvolve", {})

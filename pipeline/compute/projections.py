@@ -23,6 +23,7 @@ from ..ranking.topk import Ranking
 from .deconvnet import Rules, project
 from .devices import Device, open_device
 from .doubles import refused_in_double
+from .footprints import trace
 from .normalise import normalisation_rows, normalise
 from .patches import cut, cut_into, exact_boxes, patch_boxes, patch_size
 from .pooling import Ties
@@ -81,19 +82,26 @@ class Projections:
         Top, left, bottom, right in input pixels.
     tie : ndarray (filter, rank) bool
         Whether the projection hangs on a near-tie of a pooling region: see ``pooling``.
+    footprint : ndarray (filter, rank, corner) int32
+        The square in input pixels that has nearly all of the projection's energy: see ``find_footprint``.
+    mask : ndarray (filter, rank, y, x) uint8
+        How much of the patch the projection covers: see ``draw_mask``.
     """
 
     patch: np.ndarray
     projection: np.ndarray
     box: np.ndarray
     tie: np.ndarray
+    footprint: np.ndarray
+    mask: np.ndarray
 
     @classmethod
     def empty(cls, ranks: tuple[int, ...], shape: tuple[int, int, int]) -> Projections:
         """Return the arrays of no hit, for filters and ranks and a patch's height, width and channels."""
         pixels = (*ranks, *shape)
         box = np.full((*ranks, 4), -1, np.int32)
-        return cls(np.zeros(pixels, np.uint8), np.zeros(pixels, np.float32), box, np.zeros(ranks, bool))
+        patch, mask = np.zeros(pixels, np.uint8), np.zeros(pixels[:-1], np.uint8)
+        return cls(patch, np.zeros(pixels, np.float32), box, np.zeros(ranks, bool), box.copy(), mask)
 
     def fill(self, at: tuple[np.ndarray, np.ndarray], images: Sequence[np.ndarray], projected: Projected) -> None:
         """Write the pictures of hits at (filter, rank), whose boxes are known: those of one batch, of these images.
@@ -103,6 +111,8 @@ class Projections:
         cut_into((self.patch[hit] for hit in zip(*at, strict=True)), images, self.box[at])
         self.projection[at] = projected.projection
         self.tie[at] = projected.tie
+        for hit, projection in zip(zip(*at, strict=True), projected.projection, strict=True):
+            self.footprint[hit], self.mask[hit] = trace(projection, self.box[hit])
 
 
 @dataclass(frozen=True)

@@ -190,22 +190,10 @@ class StoredLayer:
         for name, spec in schema.patch_arrays(self.filters, height, width, channels).items():
             self._arrays.create(f"{self._path}/{name}", spec)
 
-    def write_patches(
-        self,
-        filters: slice,
-        patch: np.ndarray,
-        projection: np.ndarray,
-        box: np.ndarray,
-        source_box: np.ndarray,
-        tie: np.ndarray | bool = False,
-    ) -> None:
-        """Write patches and projections (filter, rank, y, x, channel) and boxes (filter, rank, corner) of some filters.
-
-        ``tie`` (filter, rank) says which projections hang on a near-tie of a pooling region; none, unless given.
-        """
+    def write_patches(self, filters: slice, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the arrays of ``schema.patch_arrays``, by name, of some filters."""
         self._arrays.check_lease()
-        values = {"patch": patch, "projection": projection, "box": box, "source_box": source_box, "tie": tie}
-        for name, of_filters in values.items():
+        for name, of_filters in arrays.items():
             self._open(name)[filters] = of_filters
 
     def count_ties(self) -> int | None:

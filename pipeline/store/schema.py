@@ -290,6 +290,11 @@ def patch_arrays(filters: int, height: int, width: int, channels: int) -> dict[s
     box = _about("the patch in the network's input", "pixels", f"bottom and right are outside. -1 {empty}")
     source = _about("the patch in the source image", "pixels", f"bottom and right are outside. NaN {empty}")
     tie = _about("whether the projection hangs on a near-tie of a pooling region")
+    footprint = _about(
+        "the square in the network's input with 99 % of the projection's energy", "pixels",
+        f"It lies in the box; bottom and right are outside. -1 {empty}",
+    )  # fmt: skip
+    mask = _about("how much of the patch the projection covers", "1", f"255 where it is strong. 0 {empty}")
     return {
         "y": _coordinate("y", range(height), "i4", _about("row of the patch", "pixels")),
         "x": _coordinate("x", range(width), "i4", _about("column of the patch", "pixels")),
@@ -299,6 +304,8 @@ def patch_arrays(filters: int, height: int, width: int, channels: int) -> dict[s
         "projection": Spec((filters, *pixels), "f4", (1, *pixels), names, attributes=projection),
         "box": per_rank({"corner": len(CORNERS)}, "i4", -1, box),
         "source_box": per_rank({"corner": len(CORNERS)}, "f4", np.nan, source),
+        "footprint": per_rank({"corner": len(CORNERS)}, "i4", -1, footprint),
+        "mask": per_rank({"y": height, "x": width}, "u1", 0, mask),
         "tie": per_rank({}, "bool", False, {**tie, "flag_values": [0, 1], "flag_meanings": "no yes"}),
     }
 

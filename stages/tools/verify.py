@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from topnine.pipeline.compute.activations import BlockResult, run_images
+from topnine.pipeline.compute.footprints import trace
 from topnine.pipeline.compute.probing.references import TOLERANCE
 from topnine.pipeline.compute.projections import FILTERS_A_TASK
 from topnine.pipeline.compute.traits import TRAIT_COLUMNS, HitDescriber
@@ -272,4 +273,16 @@ def _patch_problems(store: Store, name: str, first: int, changes: Mapping[str, s
             largest = difference.reshape(len(now), -1).max(axis=1, initial=0)
             if not (largest <= tolerance[f - first] * scale).all():
                 problems.append(f"{array} of filter {f} is not what was recorded")
-    return problems
+    return [*problems, *_footprint_problems(store.layer(name), filters)]
+
+
+def _footprint_problems(arrays: StoredLayer, filters: range) -> Iterator[str]:
+    """Name the filters whose recorded footprints and masks are not those of the recorded projections."""
+    names = ("top_image", "projection", "box", "footprint", "mask")
+    recorded = zip(*(arrays.read(name, slice(filters.start, filters.stop)) for name in names), strict=True)
+    for f, (image, *of_filter) in zip(filters, recorded, strict=True):
+        for projection, box, footprint, mask in zip(*(values[image >= 0] for values in of_filter), strict=True):
+            traced = trace(projection, box)
+            if not (np.array_equal(traced[0], footprint) and np.array_equal(traced[1], mask)):
+                yield f"the footprint or the mask of filter {f} is not that of its projection"
+                break

@@ -33,7 +33,7 @@ IMPORTS = {
     "buckets": {"errors"},
     "files": {"buckets", "durable", "errors"},
     "tables": {"errors"},
-    "fingerprints": {"config", "data", "files", "network", "ranking"},
+    "fingerprints": {"compute", "config", "data", "files", "network", "ranking"},
     "plan": {"compute", "config", "data", "errors", "files", "fingerprints", "network", "store", "stored_plan"},
     "stored_plan": {"config", "data", "errors", "files", "fingerprints", "network", "store"},
 }

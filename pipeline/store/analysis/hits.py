@@ -36,6 +36,10 @@ class Hit:
         Top, left, bottom, right of the patch, in pixels of the network's input; None where there is no patch.
     source_box : tuple of float, or None
         The same in pixels of the source image.
+    footprint : tuple of int, or None
+        Top, left, bottom, right of the square in the network's input that has 99 % of the projection's energy.
+    mask : ndarray (y, x) uint8, or None
+        How much of the patch the projection covers; 255 where it is strong.
     """
 
     rank: int
@@ -48,6 +52,8 @@ class Hit:
     projection: np.ndarray | None
     box: tuple[int, ...] | None
     source_box: tuple[float, ...] | None
+    footprint: tuple[int, ...] | None
+    mask: np.ndarray | None
 
 
 class Images:

@@ -206,14 +206,16 @@ class LayerView:
         """
         return open_dataset(self._store, layer_path(self.name))
 
-    def _pictures(self, filter: int) -> Iterator[tuple[Any, Any, Any, Any]]:
-        """Return patch, projection and both boxes of every rank, each None where the layer is not deconvolved."""
+    def _pictures(self, filter: int) -> Iterator[tuple[Any, ...]]:
+        """Return what deconvolve wrote of every rank, as the fields of a hit; each None where it did not."""
         if self._layer.fingerprint("deconvolve") is None:
-            return repeat((None, None, None, None))
-        names = ("patch", "projection", "box", "source_box")
-        patch, projection, *boxes = (self._layer.read(name, slice(filter, filter + 1))[0] for name in names)
+            return repeat((None,) * 6)
+        patch, projection, mask, *boxes = (
+            self._layer.read(name, slice(filter, filter + 1))[0]
+            for name in ("patch", "projection", "mask", "box", "source_box", "footprint")
+        )
         corners = (map(tuple, box.tolist()) for box in boxes)
-        return zip(patch, projection, *corners, strict=True)
+        return zip(patch, projection, *corners, mask, strict=True)
 
     def _mined_rows(self) -> Iterator[slice]:
         return (self._store.images.rows(block) for block in sorted(self._store.progress.done_blocks(self.name)))
