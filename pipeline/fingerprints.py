@@ -49,7 +49,7 @@ class Fingerprints:
         if stage == "statistics":
             return {**rank, **self.labels, **STATISTICS}
         settings = _settings(self.config, "deconvolve", "rule", "pooling", "lrn", "precision", "batch")
-        return {**rank, **settings, "deconvolve.footprint": ENERGY}
+        return {**rank, **settings, "footprint": ENERGY}
 
 
 STATISTICS: Fingerprint = {

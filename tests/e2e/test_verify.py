@@ -12,6 +12,7 @@ import zarr
 from typer.testing import CliRunner
 
 from tests.conftest import plan_run, run_stages, write_tar
+from topnine.pipeline.compute.footprints import trace
 from topnine.pipeline.store.store import Store
 from topnine.stages.cli.main import app
 from topnine.stages.tools.verify import verify
@@ -20,9 +21,9 @@ IMAGE_ARRAYS = ["key", "shard", "offset", "byte_count", "label", "status", "reas
                 "source_width", "difference_hash"]  # fmt: skip
 LAYER_ARRAYS = [
     "activation", "row", "column", "top_image", "top_activation", "top_row", "top_column", "max_activation",
-    "mean_activation", "active_fraction", "patch", "projection", "box", "source_box", "tie", "histogram", "bin_edge",
-    "activation_quantile", "class_mean", "class_entropy", "top_class", "top_class_count", "coactive", "correlation",
-    "filter", "rank", "y", "x", "rgb", "corner", "place", "quantile_level", "class_name",
+    "mean_activation", "active_fraction", "patch", "projection", "box", "source_box", "footprint", "mask", "tie",
+    "histogram", "bin_edge", "activation_quantile", "class_mean", "class_entropy", "top_class", "top_class_count",
+    "coactive", "correlation", "filter", "rank", "y", "x", "rgb", "corner", "place", "quantile_level", "class_name",
 ]  # fmt: skip
 ARRAYS = [f"images/{name}" for name in IMAGE_ARRAYS] + [f"layers/conv5/{name}" for name in LAYER_ARRAYS]
 
@@ -104,6 +105,8 @@ def test_damaged_metadata_is_found(store, array):
         ("corner", 2, "chunks: layers/conv5/corner does not hold the values that the schema wants"),
         ("patch", slice(None), "deconvolved again: patch of filter"),
         ("projection", slice(None), "deconvolved again: projection of filter"),
+        ("footprint", (3, 4), "deconvolved again: the footprint or the mask of filter 3 is not that of its projection"),
+        ("mask", (3, 4), "deconvolved again: the footprint or the mask of filter 3 is not that of its projection"),
     ],
 )
 def test_wrong_values_with_right_checksums_are_found(store, array, at, sentence):
@@ -144,6 +147,15 @@ def test_a_shard_with_another_name_in_it_is_found(store, finished, tmp_path):
     assert "a.tar has changed since it was indexed" in found.problems[0]
 
 
+def write_projection(layer, projection):
+    """Write projections, and what is recorded of where their energy is."""
+    layer["projection"][:] = projection
+    box, footprint, mask = (layer[name][:] for name in ("box", "footprint", "mask"))
+    for hit in zip(*np.nonzero(layer["top_image"][:] >= 0), strict=True):
+        footprint[hit], mask[hit] = trace(projection[hit], box[hit])
+    layer["footprint"][:], layer["mask"][:] = footprint, mask
+
+
 def test_projections_that_hang_on_a_near_tie_are_counted_and_may_differ_a_little(store):
     layer = zarr.open_group(store)["layers/conv5"]
     assert not layer["tie"][:].any() or layer["tie"].dtype == bool
@@ -151,12 +163,12 @@ def test_projections_that_hang_on_a_near_tie_are_counted_and_may_differ_a_little
     layer["tie"][:] = filled
     projection = layer["projection"][:]
     scale = np.abs(projection).max(axis=(2, 3, 4), keepdims=True)
-    layer["projection"][:] = projection + 0.03 * scale
+    write_projection(layer, projection + 0.03 * scale)
     checks = list(verify(str(store), {}, 0))
     assert not any(check.problems for check in checks)
     assert f"{filled.sum():,} of {filled.sum():,} projections hang on a near-tie" in str(checks[-1])
-    layer["projection"][:] = projection + scale
+    write_projection(layer, projection + scale)
     assert "projection of filter" in first_problem(store)
-    layer["projection"][:] = projection + 0.03 * scale
+    write_projection(layer, projection + 0.03 * scale)
     layer["tie"].with_config({"write_empty_chunks": True})[:] = False
     assert "projection of filter" in first_problem(store)

@@ -57,8 +57,8 @@ def test_nothing_of_this_project_is_needed_to_read_it(plan):
     assert {name: str(layer[name].dtype) for name in layer} == {
         "activation": "float32", "row": "uint16", "column": "uint16", "top_image": "int64", "top_activation": "float32",
         "top_row": "int32", "top_column": "int32", "patch": "uint8", "projection": "float32", "box": "int32",
-        "source_box": "float32", "tie": "bool", "max_activation": "float32", "mean_activation": "float32",
-        "active_fraction": "float32",
+        "source_box": "float32", "footprint": "int32", "mask": "uint8", "tie": "bool", "max_activation": "float32",
+        "mean_activation": "float32", "active_fraction": "float32",
     }  # fmt: skip
     assert images.key.values.tolist() == ["0", "1", "2", "bad", "3", "4", "5", "6"]
     assert images.status.values.tolist() == [1, 1, 1, 2, 1, 1, 1, 1]
