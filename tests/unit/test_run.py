@@ -74,7 +74,7 @@ def test_the_hits_of_a_filter_are_the_recorded_ones_with_their_pictures(mined):
             assert (hit.rank, hit.key, hit.class_name) == (rank, f"{hit.image:02}", "")
             assert hit.label == (hit.image % 4 or -1)
             assert hit.activation == arrays["activation"][hit.image, filter]
-            for name in ("patch", "projection", "box", "source_box"):
+            for name in ("patch", "projection", "box", "source_box", "footprint", "mask"):
                 assert np.array_equal(getattr(hit, name), arrays[name][filter, rank])
 
 
@@ -88,7 +88,9 @@ def test_without_projections_there_are_hits_without_pictures(store):
     Store.open(str(store), write=True).set_fingerprint("deconvolve", None, "conv3")
     hits = open_run(store).layer(3).top(filter=0)
     assert len(hits) > 0
-    assert all(hit.patch is hit.projection is hit.box is hit.source_box is None for hit in hits)
+    assert all(
+        hit.patch is hit.projection is hit.box is hit.source_box is hit.mask is hit.footprint is None for hit in hits
+    )
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
