@@ -14,7 +14,7 @@ from topnine.pipeline.cluster.pool import Pool
 from topnine.pipeline.config.sections import RunConfig, TileConfig
 from topnine.pipeline.drawing import sheets
 from topnine.pipeline.drawing.bands import to_rgb
-from topnine.pipeline.drawing.sheets import Cell
+from topnine.pipeline.drawing.sheets import Cell, View
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.network.layers import Layer
 from topnine.pipeline.plan import Plan
@@ -101,6 +101,11 @@ class LayerSheets:
     def title(self) -> str:
         """The title of every sheet."""
         return " · ".join(self.facts.values())
+
+    @property
+    def view(self) -> View:
+        """How nines are drawn."""
+        return View(self.config.view == "footprints", self.config.quantile)
 
     @property
     def arrays(self) -> StoredLayer:
@@ -205,9 +210,7 @@ def _draw_layer(source: LayerSheets, numbers: list[int]) -> Sheet:
     if not numbers:
         raise InputError(f"no filter of layer {source.layer.name} is active on any image: there is nothing to draw.")
     cells = _read_cells(source, numbers)
-    return Sheet(
-        sheets.sheet(cells, _grid(source.layer), source.title, source.config.quantile), " ".join(map(str, numbers))
-    )
+    return Sheet(sheets.sheet(cells, _grid(source.layer), source.title, source.view), " ".join(map(str, numbers)))
 
 
 def _grid(layer: Layer) -> tuple[int, int]:
@@ -218,7 +221,7 @@ def _grid(layer: Layer) -> tuple[int, int]:
 def _draw_filter(source: LayerSheets, number: int) -> Sheet:
     (cell,) = _read_cells(source, [number])
     captions, title = _caption_hits(source.store, source.layer, number), f"{source.title} · filter {number}"
-    return Sheet(sheets.filter_sheet(cell, captions, title, source.config.quantile), str(number))
+    return Sheet(sheets.filter_sheet(cell, captions, title, source.view), str(number))
 
 
 def _draw_grid(source: LayerSheets, number: int, count: int) -> Sheet:
@@ -235,12 +238,19 @@ def _draw_grid(source: LayerSheets, number: int, count: int) -> Sheet:
 
 def _read_cells(source: LayerSheets, filters: Sequence[int]) -> list[Cell]:
     store, arrays, bands, numbers = source.store, source.arrays, source.config.bands, np.asarray(filters)
-    patch, projection, image = (arrays.read(name, numbers) for name in ("patch", "projection", "top_image"))
+    patch, projection, mask, box, footprint, image = (
+        arrays.read(name, numbers) for name in ("patch", "projection", "mask", "box", "footprint", "top_image")
+    )
+    within = footprint - box[..., [0, 1, 0, 1]]
+    filled = (image >= 0).sum(axis=1)
     classes = [_name_classes(store, images[images >= 0]) for images in image]
     return [
-        Cell(f, to_rgb(patch[i], bands), to_rgb(projection[i], bands), image[i] >= 0, tuple(filter(None, classes[i])))
-        for i, f in enumerate(filters)
-    ]
+        Cell(
+            filter, to_rgb(patch[i], bands), to_rgb(projection[i], bands), within[i], mask[i], int(filled[i]),
+            tuple(name for name in classes[i] if name),
+        )
+        for i, filter in enumerate(filters)
+    ]  # fmt: skip
 
 
 def _name_classes(store: Store, images: np.ndarray) -> list[str]:

@@ -338,11 +338,16 @@ class TileConfig(Table):
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the random subset of filters that a sheet shows, dead filters excluded."
     )
+    view: Literal["footprints", "windows"] = Field(
+        "footprints",
+        description="What is shown of patches and projections: the square that has 99 % of the projection's energy, "
+        "and the patch faded where the projection is weak; or whole windows, as in the paper.",
+    )
     quantile: float = Field(
         0.995,
         gt=0,
         le=1,
-        description="Quantile of a projection's absolute values that is drawn with full contrast.",
+        description="Quantile of the absolute values of a filter's projections that is drawn with full contrast.",
     )
     bands: tuple[Band, ...] = Field(
         (),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .contrast import contrast
 from .mosaic import WHITE, mosaic
+from .nine import draw_footprints, draw_windows, fit
 from .texts import shorten, wrap
 
 PATCH_PX = 80  # about the side of an enlarged patch; patches are enlarged by whole numbers only
@@ -33,6 +35,22 @@ OTHER_GRID = (5, 2)
 
 
 @dataclass(frozen=True)
+class View:
+    """How the nine of filters are drawn.
+
+    Attributes
+    ----------
+    crops : bool
+        Whether only what lies in the footprints is drawn: see ``nine``. Else whole windows are, as in the paper.
+    quantile : float
+        Of the absolute values of a filter's projections, drawn with full contrast.
+    """
+
+    crops: bool
+    quantile: float
+
+
+@dataclass(frozen=True)
 class Cell:
     """What is drawn of one filter.
 
@@ -43,8 +61,11 @@ class Cell:
     patch : ndarray (rank, y, x, rgb) uint8
     projection : ndarray (rank, y, x, rgb) float32
         Unnormalised.
-    filled : ndarray (rank) bool
-        False for the last ranks of a filter that fewer images activate than there are ranks.
+    footprint : ndarray (rank, corner) int
+        In pixels of the patch.
+    mask : ndarray (rank, y, x) uint8
+    filled : int
+        How many ranks there are: the last ones are missing where fewer images activate the filter.
     classes : tuple of str
         The names of its images' classes, as far as they are known, by rank.
     """
@@ -52,18 +73,25 @@ class Cell:
     filter: int
     patch: np.ndarray
     projection: np.ndarray
-    filled: np.ndarray
+    footprint: np.ndarray
+    mask: np.ndarray
+    filled: int
     classes: tuple[str, ...] = ()
 
-    def draw(self, quantile: float, side_px: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return its projections and its patches as pictures (y, x, rgb) uint8, enlarged to about a side."""
-        projections = [contrast(projection, quantile) for projection in self.projection]
-        return self._enlarge(projections, side_px), self._enlarge(list(self.patch), side_px)
-
-    def _enlarge(self, pictures: Sequence[np.ndarray], side_px: int) -> list[np.ndarray]:
-        empty = np.full_like(pictures[0], EMPTY)
-        by_rank = zip(pictures, self.filled, strict=True)
-        return [_enlarge(picture if filled else empty, side_px) for picture, filled in by_rank]
+    def draw(self, view: View, side_px: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return its projections and patches as pictures (y, x, rgb) uint8 of one size, enlarged to about a side."""
+        if view.crops:
+            arrays = (self.projection, self.patch, self.footprint, self.mask)
+            nines = draw_footprints(*(values[: self.filled] for values in arrays), view.quantile)
+            enlarge = partial(fit, side=side_px)
+        else:
+            nines = draw_windows(self.projection[: self.filled], self.patch[: self.filled], view.quantile)
+            enlarge = partial(_enlarge, side_px=side_px)
+        empty = np.full_like(enlarge(self.patch[0]), EMPTY)
+        projections, patches = (
+            [*map(enlarge, pictures), *[empty] * (len(self.patch) - self.filled)] for pictures in nines
+        )
+        return projections, patches
 
 
 def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -72,7 +100,7 @@ def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, quantile: float) -> Image.Image:
+def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, view: View) -> Image.Image:
     """Draw the sheet of a layer: projections on the left, and on the right the patches that they come from.
 
     Below a filter's patches stand the classes that its images have, the most frequent first, as many as fit.
@@ -83,19 +111,18 @@ def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, quantile: fl
     grid : (int, int)
         Rows and columns of filters, as ``PAPER_GRIDS`` has them; only the columns matter here.
     title : str
-    quantile : float
-        See ``contrast``.
+    view : View
     """
-    nines = [[_draw_nine(pictures) for pictures in cell.draw(quantile, PATCH_PX)] for cell in cells]
+    nines = [[_draw_nine(pictures) for pictures in cell.draw(view, PATCH_PX)] for cell in cells]
     projections, patches = zip(*nines, strict=True)
     left = _caption(projections, [str(cell.filter) for cell in cells], grid[1])
     right = _caption(patches, [_describe_cell(cell, patches[0].shape[1]) for cell in cells], grid[1])
     return _add_title(mosaic([left, right], 2, (0, SIDES_GAP_PX)), title)
 
 
-def filter_sheet(cell: Cell, captions: Sequence[str], title: str, quantile: float) -> Image.Image:
+def filter_sheet(cell: Cell, captions: Sequence[str], title: str, view: View) -> Image.Image:
     """Draw the sheet of one filter: nine enlarged projections beside nine patches, each with a caption."""
-    left, right = (_caption(pictures, captions, 3) for pictures in cell.draw(quantile, SINGLE_PATCH_PX))
+    left, right = (_caption(pictures, captions, 3) for pictures in cell.draw(view, SINGLE_PATCH_PX))
     return _add_title(mosaic([left, right], 2, (0, SIDES_GAP_PX)), title)
 
 

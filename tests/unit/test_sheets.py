@@ -6,6 +6,7 @@ import pytest
 from topnine.pipeline.drawing.contrast import contrast
 from topnine.pipeline.drawing.sheets import (
     Cell,
+    View,
     _describe_cell,
     choose_filters,
     filter_sheet,
@@ -14,12 +15,15 @@ from topnine.pipeline.drawing.sheets import (
     sheet,
 )
 
+WINDOWS, FOOTPRINTS = View(False, 0.995), View(True, 0.995)
+
 
 def cell(filter=3, size=27, filled=9):
     rng = np.random.default_rng(filter)
     patch = rng.integers(0, 256, (9, size, size, 3), np.uint8)
     projection = rng.standard_normal((9, size, size, 3)).astype(np.float32)
-    return Cell(filter, patch, projection, np.arange(9) < filled)
+    footprint = np.tile([0, 0, size, size], (9, 1))
+    return Cell(filter, patch, projection, footprint, np.full((9, size, size), 255, np.uint8), filled)
 
 
 def find(picture, part):
@@ -31,11 +35,11 @@ def find(picture, part):
 
 def test_patches_and_projections_stand_in_the_sheet_pixel_for_pixel_in_the_same_places():
     cells = [cell(1, size=83), cell(2, size=83)]
-    picture = np.asarray(sheet(cells, (1, 2), "title", 0.995))
+    picture = np.asarray(sheet(cells, (1, 2), "title", WINDOWS))
     shifts = set()
     for filter in cells:
         patches = [find(picture, patch) for patch in filter.patch]
-        projections = [find(picture, contrast(projection, 0.995)) for projection in filter.projection]
+        projections = [find(picture, drawn) for drawn in contrast(filter.projection, 0.995)]  # with one scale
         for (patch,), (projection,) in zip(patches, projections, strict=True):
             shifts.add((patch[0] - projection[0], patch[1] - projection[1]))
         corners = [corner for (corner,) in patches]
@@ -51,7 +55,7 @@ def test_below_the_patches_stand_the_classes_as_far_as_they_fit():
     assert _describe_cell(cell(7), 250) == "7"
     assert _describe_cell(replace(cell(7), classes=names), 10) == "7"
     named, plain = (
-        np.asarray(sheet([replace(cell(7), classes=classes)], (1, 1), "", 0.995)) for classes in (names, ())
+        np.asarray(sheet([replace(cell(7), classes=classes)], (1, 1), "", WINDOWS)) for classes in (names, ())
     )
     changed = np.nonzero((named != plain).any(axis=(0, 2)))[0]
     assert changed.min() > named.shape[1] // 2  # on the right
@@ -65,15 +69,15 @@ def test_small_patches_are_enlarged_by_whole_numbers():
 
 
 def test_projections_are_left_and_patches_right():
-    dark = Cell(0, np.zeros((9, 83, 83, 3), np.uint8), np.zeros((9, 83, 83, 3), np.float32), np.ones(9, bool))
-    picture = np.asarray(sheet([dark], (1, 1), "", 0.995)).astype(int)
+    dark = replace(cell(size=83), patch=np.zeros((9, 83, 83, 3), np.uint8), projection=np.zeros((9, 83, 83, 3)))
+    picture = np.asarray(sheet([dark], (1, 1), "", WINDOWS)).astype(int)
     half = picture.shape[1] // 2
     assert (picture[:, :half] == 128).all(axis=2).sum() >= 9 * 83 * 83
     assert (picture[:, half:] == 0).all(axis=2).sum() >= 9 * 83 * 83
 
 
 def test_missing_ranks_are_blank_and_long_captions_are_cut():
-    picture = filter_sheet(cell(filled=2), ["x" * 300] * 9, "title " * 40, 0.995)
+    picture = filter_sheet(cell(filled=2), ["x" * 300] * 9, "title " * 40, WINDOWS)
     assert picture.width < 2000
     pixels = np.asarray(picture)
     zoom = round(200 / 27)
@@ -107,3 +111,15 @@ def test_the_same_seed_chooses_the_same_filters_in_the_order_of_their_numbers():
     assert set(chosen) <= set(live.tolist())
     assert chosen != choose_filters(live, 10, seed=4).tolist()
     assert choose_filters(live[:3], 10, seed=3).tolist() == [0, 2, 4]
+
+
+def test_tiles_of_footprints_have_one_size_and_missing_ranks_are_blank():
+    footprint = np.array([[0, 0, 9, 9], [5, 5, 25, 25], *[[10, 10, 20, 20]] * 7])
+    picture = np.asarray(filter_sheet(replace(cell(filled=2), footprint=footprint), ["x"] * 9, "t", FOOTPRINTS))
+    assert (picture == 225).all(axis=2).sum() == 2 * 7 * 200**2
+
+
+def test_a_dead_filter_has_a_sheet_of_blanks():
+    for view in (WINDOWS, FOOTPRINTS):
+        picture = np.asarray(filter_sheet(cell(filled=0), [""] * 9, "t", view))
+        assert (picture == 225).all(axis=2).sum() >= 2 * 9 * (27 * 7) ** 2
