@@ -74,7 +74,8 @@ def fade(patch: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fade a patch (y, x, rgb) uint8 to light grey where its mask (y, x) uint8 is weak."""
     shown = mask[..., np.newaxis] / 255
     grey = KEPT * patch.mean(axis=2, keepdims=True) + (1 - KEPT) * FADED
-    return np.round(shown * patch + (1 - shown) * grey).astype(np.uint8)
+    faded: np.ndarray = np.round(shown * patch + (1 - shown) * grey).astype(np.uint8)
+    return faded
 
 
 def fit(picture: np.ndarray, side: int) -> np.ndarray:

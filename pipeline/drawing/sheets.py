@@ -80,12 +80,14 @@ class Cell:
 
     def draw(self, view: View, side_px: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Return its projections and patches as pictures (y, x, rgb) uint8 of one size, enlarged to about a side."""
+        shown = slice(self.filled)
         if view.crops:
-            arrays = (self.projection, self.patch, self.footprint, self.mask)
-            nines = draw_footprints(*(values[: self.filled] for values in arrays), view.quantile)
+            nines = draw_footprints(
+                self.projection[shown], self.patch[shown], self.footprint[shown], self.mask[shown], view.quantile
+            )
             enlarge = partial(fit, side=side_px)
         else:
-            nines = draw_windows(self.projection[: self.filled], self.patch[: self.filled], view.quantile)
+            nines = draw_windows(self.projection[shown], self.patch[shown], view.quantile)
             enlarge = partial(_enlarge, side_px=side_px)
         empty = np.full_like(enlarge(self.patch[0]), EMPTY)
         projections, patches = (
