@@ -67,8 +67,8 @@ def main(words: list[str]) -> None:
                 for row in rows_of():
                     print(f"{row.ratio:8.2f}  {_verdict(row):14} {row.name} ({row.detail})", flush=True)
                     rows[row.name] = row.table()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": list(rows.values())}, indent=2))
+                    RESULTS.parent.mkdir(exist_ok=True)
+                    RESULTS.write_text(json.dumps({"machine": machine, "rows": list(rows.values())}, indent=2))
 
 
 def write_table(results: dict, mark: str = "bench") -> None:

@@ -155,9 +155,11 @@ def efficiency_rows(data: Path, folder: Path, rounds: int) -> Iterator[Row]:
     )
     yield at_least("mine conv5, of the machine's limit", rate / limit, 0.93, detail)
     workers, best = min(((name, took[name]) for name in loaders), key=lambda pair: pair[1])
-    ours = ranked(plan)
-    theirs = peers.run_loader(plan, 0)
-    peers.check_values(Store.open(plan.config.store).layer("conv5").read_ranking().activation, theirs.activations)
+    alike = planned(folder, folder / "twice", decode__resample="pillow")  # whose pixels the loader's are
+    mined(alike)
+    ours = ranked(alike)
+    theirs = peers.run_loader(alike, 0)
+    peers.check_values(Store.open(alike.config.store).layer("conv5").read_ranking().activation, theirs.activations)
     detail = (
         f"{len(images) / best:.0f} images/s with {workers[-1]} workers; its nine are kept in bfloat16: equal to that, "
         f"{overlap(ours, theirs.sample_ids.numpy()):.1%} of the images the same"
