@@ -49,7 +49,7 @@ def test_the_demo_makes_a_sheet_and_says_where(demo):
         assert sheet.text["images"] == "536 images"
         assert len(sheet.text["filters"].split()) == 10
         pixels = np.asarray(sheet)
-    assert (pixels == 128).all(axis=2).mean() > 0.05  # the grey around projections
+    assert (np.abs(pixels.astype(int) - 128) < 10).all(axis=2).mean() > 0.05  # the grey of projections
     assert pixels[:, pixels.shape[1] // 2 :].std() > 60  # photographs
 
 
