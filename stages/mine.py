@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -200,11 +201,17 @@ def mine_span(span: Span, task: MineTask) -> None:
     blocks = [block for block in span.blocks if block not in done]
     runs = [store.images.rows(block) for block in blocks]
     records = iterate_records(store, runs, find_mined(store))
-    meter = Meter()
+    meter, ended = Meter(), threading.Event()
+
+    def count(images: int) -> None:
+        """Count images of a batch that is through; end the block that is mined where nobody waits for it any more."""
+        if ended.is_set():
+            raise WorkError("the task has ended")
+        meter.add(images)
 
     def results() -> Iterator[tuple[int, slice, BlockResult]]:
         """Yield the blocks with their rows and results."""
-        with closing(run_images(task.settings, span.layers, records, runs, meter.add)) as of_runs:
+        with closing(run_images(task.settings, span.layers, records, runs, count)) as of_runs:
             yield from zip(blocks, runs, of_runs, strict=False)
 
     def write(block: tuple[int, slice, BlockResult]) -> slice:
@@ -213,7 +220,8 @@ def mine_span(span: Span, task: MineTask) -> None:
         write_block(store, number, result)
         return rows
 
-    with closing(map_ahead(write, results(), 1, 1)) as written:
+    with closing(map_ahead(write, results(), 1, 1)) as written, ExitStack() as at_the_end:
+        at_the_end.callback(ended.set)
         for rows in written:
             meter.add(rows.start - rows.stop)
             if abandoned():
