@@ -56,6 +56,7 @@ STATISTICS: Fingerprint = {
     "statistics.bins": HISTOGRAM_BINS,
     "statistics.images": STRONGEST_IMAGES,
     "statistics.places": LISTED,
+    "statistics.order": "count, activation",  # of a filter's most frequent classes
 }
 
 

@@ -9,8 +9,11 @@ import numpy as np
 from PIL import Image
 
 SKETCH_PX = 16  # side of a sketch: so coarse that a small shift does not count as a difference
+SKETCH_VALUES = 2 * SKETCH_PX**2  # the gradient's two components in every pixel
 OVERSAMPLING = 4  # a sketch is the average of this many samples along each side of a pixel
-SAME_PATTERN = 0.8  # two filters show the same pattern from this correlation of their mean projections on
+SAME_PATTERN = 0.8  # two filters show the same pattern from this correlation of their mean sketches on
+SAME_IMAGES = 0.5  # and above this fraction of images that they share among their hits
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue: ITU-R BT.601
 GREY = 128  # zero in a projection
 
 # Where each chapter of the tour ends, as a fraction of the depth of the deepest numbered layer.
@@ -32,18 +35,21 @@ def compare_hits(projections: np.ndarray, patches: np.ndarray) -> tuple[float, n
     agreement : float
         The mean correlation of the projections plus that of the patches: at most 2; 0 for a dead filter.
     sketch : ndarray (value) float32
-        The mean of the projections' sketches, of length 1; 0 for a dead filter.
+        The means of the projections' and of the patches' sketches, each of length 1; 0 for a dead filter.
     """
     if not len(projections):
-        return 0.0, np.zeros(3 * SKETCH_PX**2, np.float32)
-    projection_sketches, patch_sketches = sketch_hits(projections, patches)
-    agreement = mean_correlation(projection_sketches) + mean_correlation(patch_sketches)
-    sketch = projection_sketches.mean(axis=0)
-    return agreement, sketch / max(np.linalg.norm(sketch), 1e-6)
+        return 0.0, np.zeros(2 * SKETCH_VALUES, np.float32)
+    sketches = sketch_hits(projections, patches)
+    agreement = sum(map(mean_correlation, sketches))
+    means = [each.mean(axis=0) for each in sketches]
+    return agreement, np.concatenate([mean / max(np.linalg.norm(mean), 1e-6) for mean in means])
 
 
 def sketch_hits(projections: np.ndarray, patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute sketches of hits: small pictures that can be compared wherever the pattern is in the patch.
+
+    A sketch holds the gradient of the luminance. So edges count and colours do not: nine patches of one colour are not
+    alike.
 
     Each projection is cropped to its energy: to a square around its centre of gravity that extends twice the standard
     deviation to each side. The patch is cropped to the same square.
@@ -94,15 +100,17 @@ def compute_clearness(agreement: np.ndarray, ranked: np.ndarray, maximum: np.nda
     return clearness
 
 
-def choose_clearest(clearness: np.ndarray, sketches: np.ndarray, count: int) -> list[int]:
-    """Choose the clearest filters. Those that show the same pattern as a chosen one come last.
+def choose_clearest(clearness: np.ndarray, sketches: np.ndarray, images: np.ndarray, count: int) -> list[int]:
+    """Choose the clearest filters. Those that show the same pattern or the same images as a chosen one come last.
 
     Parameters
     ----------
     clearness : ndarray (filter)
         Filters at or below 0 are never chosen.
     sketches : ndarray (filter, value)
-        Each filter's mean projection, of length 1.
+        As ``compare_hits`` returns them.
+    images : ndarray (filter, rank)
+        Ids of the filters' images, -1 for a rank that is not filled.
     count : int
 
     Returns
@@ -113,10 +121,17 @@ def choose_clearest(clearness: np.ndarray, sketches: np.ndarray, count: int) -> 
     order = [int(f) for f in np.argsort(-clearness, kind="stable") if clearness[f] > 0]
     chosen: list[int] = []
     for f in order:
-        if len(chosen) < count and (not chosen or (sketches[chosen] @ sketches[f]).max() < SAME_PATTERN):
+        if len(chosen) < count and not any(_are_alike(f, other, sketches, images) for other in chosen):
             chosen.append(f)
     others = [f for f in order if f not in chosen]
     return [*chosen, *others[: count - len(chosen)]]
+
+
+def _are_alike(first: int, second: int, sketches: np.ndarray, images: np.ndarray) -> bool:
+    """Return whether two filters show the same: in their projections, in their patches, or by their images."""
+    likeness = (sketches[first] * sketches[second]).reshape(2, -1).sum(axis=1).max()
+    shared = np.isin(images[first], images[second][images[second] >= 0]).mean()
+    return bool(likeness >= SAME_PATTERN or shared > SAME_IMAGES)
 
 
 def chapter(depth: int, deepest: int) -> int:
@@ -151,7 +166,8 @@ def _moments(weights: np.ndarray) -> tuple[float, float]:
 def _sketch(pictures: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
     """Return the sketches (rank, value) float32 of pictures (rank, y, x, rgb) uint8, each cropped to its box."""
     cropped = [_crop(picture, box) for picture, box in zip(pictures, boxes, strict=True)]
-    values = np.stack(cropped).reshape(len(pictures), -1).astype(np.float32)
+    luminance = np.stack(cropped).astype(np.float32) @ LUMINANCE
+    values = np.stack(np.gradient(luminance, axis=(1, 2)), axis=1).reshape(len(pictures), -1)
     values -= values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     normalised: np.ndarray = values / np.where(length > 0, length, 1)

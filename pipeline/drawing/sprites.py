@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 TILE_PX = 112  # longest side of a tile: larger pictures are shrunk to it
-THUMBNAIL_PX = 160  # longest side of a whole image
+THUMBNAIL_PX = 256  # longest side of a whole image
 LOSSLESS_PX = 32  # tiles up to this side are stored without loss, and pages enlarge them without smoothing
 WEBP_BLOCK_PX = 16  # aligning tiles to WebP's blocks limits bleeding between neighbours to one pixel
 WEBP_QUALITY = 75

@@ -259,7 +259,7 @@ def summarise(sums: Sums, label: np.ndarray) -> dict[str, np.ndarray]:
         "histogram": sums.histogram,
         "bin_edge": edge,
         "activation_quantile": quantiles(sums.histogram, edge),
-        **_strongest_classes(label),
+        **_strongest_classes(label, sums.class_count),
         **_strongest_correlations(sums),
     }
     return {**arrays, "class_mean": _class_mean(sums)} if sums.basis.classes else arrays
@@ -292,19 +292,31 @@ def _class_mean(sums: Sums) -> np.ndarray:
     return mean.T
 
 
-def _strongest_classes(label: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the entropy in bits and the most frequent classes of labels (filter, image); -1 is not counted."""
+def _strongest_classes(label: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the entropy in bits, the most frequent classes of labels (filter, image), and how preferred each is.
+
+    Parameters
+    ----------
+    label : ndarray (filter, image) int
+        In the order of the activations, the strongest first; -1 is not counted. Of classes that are equally frequent,
+        that of the stronger image comes first.
+    images : ndarray (class) int
+        Images of every class in the dataset; empty where they were not counted.
+    """
     filters = len(label)
     entropy = np.full(filters, np.nan)
     classes, counts = np.full((filters, LISTED), -1), np.zeros((filters, LISTED), np.int64)
+    lift = np.full((filters, LISTED), np.nan)
     for f in range(filters):
-        class_, count = np.unique(label[f][label[f] >= 0], return_counts=True)
+        class_, first, count = np.unique(label[f][label[f] >= 0], return_index=True, return_counts=True)
         if len(class_):
             fraction = count / count.sum()
             entropy[f] = -(fraction * np.log2(fraction)).sum() + 0.0  # never -0
-            order = np.argsort(-count, kind="stable")[:LISTED]
+            order = np.lexsort((first, -count))[:LISTED]
             classes[f, : len(order)], counts[f, : len(order)] = class_[order], count[order]
-    return {"class_entropy": entropy, "top_class": classes, "top_class_count": counts}
+            if len(images):
+                lift[f, : len(order)] = fraction[order] / (images[class_[order]] / images.sum())
+    return {"class_entropy": entropy, "top_class": classes, "top_class_count": counts, "top_class_lift": lift}
 
 
 def _strongest_correlations(sums: Sums) -> dict[str, np.ndarray]:

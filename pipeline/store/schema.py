@@ -235,6 +235,13 @@ def statistics_arrays(filters: int, class_names: Sequence[str]) -> dict[str, Spe
         "top_class_count": statistic(
             listed, "i4", 0, _about(f"how many images of top_class are {strongest}", "images", "0: there are no more.")
         ),
+        "top_class_lift": statistic(
+            listed, "f4", np.nan,
+            _about(
+                f"share of top_class {strongest}, divided by its share in the dataset", "1",
+                "1: as frequent as everywhere. NaN: there are no more, or the classes were not counted.",
+            ),
+        ),
         "coactive": statistic(
             listed, "i4", -1,
             _about("the filters that correlate most with this one", "1", "A filter; -1: there are no more."),

@@ -16,7 +16,8 @@ from topnine.pipeline.data.images import ImageSource
 from topnine.pipeline.drawing.bands import to_rgb
 from topnine.pipeline.drawing.clearest import compare_hits
 from topnine.pipeline.drawing.contrast import contrast
-from topnine.pipeline.drawing.sprites import Tiles, shrink, sprite_sheet, thumbnail
+from topnine.pipeline.drawing.nine import draw_footprints, draw_windows, fit
+from topnine.pipeline.drawing.sprites import LOSSLESS_PX, Tiles, shrink, sprite_sheet, thumbnail
 from topnine.pipeline.network.layers import Layer, pixel_weights
 from topnine.pipeline.network.loading import Network
 from topnine.pipeline.prefetch import map_ahead
@@ -44,6 +45,9 @@ class DrawTask:
         Height and width in pixels.
     shows_patches : bool
         Whether patches may be shown.
+    crops : bool
+        Whether hits are cropped to their footprints: ``tile.view``. Never where a window is small enough to be shown
+        pixel by pixel.
     bands : tuple of int
         See ``tile.bands``.
     quantile : float
@@ -55,6 +59,7 @@ class DrawTask:
     layer: str
     patch_size: tuple[int, int]
     shows_patches: bool
+    crops: bool
     bands: tuple[int, ...]
     quantile: float
     threads: int
@@ -65,17 +70,26 @@ class DrawTask:
         size = patch_size(layer.field, config.decode.size)
         small = math.prod(size) <= LARGEST_PATCH * math.prod(config.decode.size)
         shows_patches = config.gallery.thumbnails or small
-        return cls(config.store, layer.name, size, shows_patches, config.tile.bands, config.tile.quantile, threads)
+        crops = config.tile.view == "footprints" and max(size) > LOSSLESS_PX
+        return cls(
+            config.store, layer.name, size, shows_patches, crops, config.tile.bands, config.tile.quantile, threads
+        )
 
     @property
     def nine(self) -> Tiles:
         """The tiles of a filter's own sheet."""
-        return Tiles.fit(*self.patch_size, RANKS)
+        return Tiles.fit(*self.tile_size, RANKS)
 
     @property
     def wall(self) -> Tiles:
         """The tiles of the wall's sheets."""
-        return Tiles.fit(*self.patch_size, WALL_COLUMNS)
+        return Tiles.fit(*self.tile_size, WALL_COLUMNS)
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width of what a tile shows; footprints are set into squares."""
+        longest = max(self.patch_size)
+        return (longest, longest) if self.crops else self.patch_size
 
 
 @dataclass(frozen=True)
@@ -124,16 +138,28 @@ def draw_filters(filters: range, task: DrawTask) -> Drawing:
 
 
 def _draw_filter(arrays: StoredLayer, number: int, count: int, task: DrawTask) -> _DrawnFilter:
-    projection, patch = (
-        to_rgb(arrays.read(name, slice(number, number + 1))[0][:count], task.bands) for name in ("projection", "patch")
-    )
-    pictures = [contrast(hit, task.quantile) for hit in projection], list(patch)
+    def read(name: str) -> np.ndarray:
+        """Read an array's values of the filter's hits."""
+        values: np.ndarray = arrays.read(name, slice(number, number + 1))[0][:count]
+        return values
+
+    projection, patch = (to_rgb(read(name), task.bands) for name in ("projection", "patch"))
     layout = task.nine
-    small = [[shrink(picture, layout.height, layout.width) for picture in kind] for kind in pictures]
+    if task.crops:
+        within = read("footprint") - read("box")[:, [0, 1, 0, 1]]
+        projections, patches = draw_footprints(projection, patch, within, read("mask"), task.quantile)
+        small = [[fit(picture, layout.height) for picture in kind] for kind in (projections, patches)]
+    else:
+        windows = draw_windows(projection, patch, task.quantile)
+        small = [[shrink(picture, layout.height, layout.width) for picture in kind] for kind in windows]
     rows: list[list[np.ndarray | None]] = [[*kind, *[None] * (RANKS - count)] for kind in small]
     shown = rows if task.shows_patches else rows[:1]
     sheet = sprite_sheet([tile for row in shown for tile in row], layout) if count else b""
-    agreement, sketch = compare_hits(np.array(small[0]), np.array(small[1]))
+    whole = Tiles.fit(*task.patch_size, RANKS)
+    pictures = ([contrast(hit, task.quantile) for hit in projection], patch)
+    agreement, sketch = compare_hits(
+        *(np.array([shrink(picture, whole.height, whole.width) for picture in kind]) for kind in pictures)
+    )
     return _DrawnFilter(sheet, [row[0] for row in shown], agreement, sketch)
 
 

@@ -23,7 +23,13 @@ from topnine.pipeline.network.loading import Network
 from topnine.pipeline.plan import Plan
 from topnine.pipeline.store.store import Store
 from topnine.stages.changes import check_touched_shards
-from topnine.stages.gallery.data import choose_clearest_filters, layer_data, run_data, summarise_layer
+from topnine.stages.gallery.data import (
+    choose_clearest_filters,
+    layer_data,
+    run_data,
+    subjects_data,
+    summarise_layer,
+)
 from topnine.stages.gallery.pictures import (
     FILTERS_A_SHEET,
     Drawing,
@@ -107,8 +113,12 @@ def gallery(plan: Plan, pool: Pool) -> Iterator[Progress]:
     for drawn in write_thumbnails(pool, thumbnail_task, finder, images, building / "images"):
         progress = progress.plus(drawn)
         yield progress
+    names = [layer.name for layer in shown.layers]
+    current = [is_current(store, plan.fingerprints, "statistics", layer) for layer in shown.layers]
     run = run_data(plan.config, store, summaries, shown.left_out)
-    write_files(building, {"layers/run.js": data_script("", run).encode()})
+    subjects = subjects_data(store, names, current)
+    scripts = {"run": data_script("", run), "subjects": data_script("/subjects", subjects)}
+    write_files(building, {f"layers/{name}.js": script.encode() for name, script in scripts.items()})
     shutil.rmtree(folder, ignore_errors=True)
     building.replace(folder)
 

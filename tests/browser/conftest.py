@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
+from PIL import Image, ImageOps
 
-from tests.conftest import REPOSITORY, plan_run, run_stages, write_tar
+from tests.conftest import REPOSITORY, encode, plan_run, run_stages, write_tar
 from topnine.pipeline.plan import Plan
+from topnine.pipeline.ranking.statistics import STRONGEST_IMAGES
 from topnine.pipeline.store.store import Store
 
 DEAD = 3  # a filter of conv5
@@ -60,11 +64,18 @@ class Seen:
     complaints: list[str] = field(default_factory=list)
 
 
+def mirror(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as picture:
+        return encode(np.asarray(ImageOps.mirror(picture.convert("RGB"))))
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory, some_photos) -> Site:
     folder = tmp_path_factory.mktemp("gallery")
     members = []
-    for i, (name, data) in enumerate(some_photos):
+    photos = [*some_photos, *((f"mirrored-{name}", mirror(data)) for name, data in some_photos)]
+    assert len(photos) > STRONGEST_IMAGES  # so that the classes of a filter's strongest say something
+    for i, (name, data) in enumerate(photos):
         key = KEYS[i] if i < len(KEYS) else name.removesuffix(".png")
         members += [(f"{key}.png", data), (f"{key}.cls", str(i % len(CLASSES)).encode())]
     data = write_tar(folder / "data" / "a.tar", members)

@@ -16,11 +16,14 @@ FILTER = "#/layer/conv5/filter/7"
 VIEWS = {
     "tour": "#/",
     "wall": WALL,
-    "wall sorted": f"{WALL}?search=e&sort=entropy&show=patch",
+    "wall sorted": f"{WALL}?search=e&sort=entropy&show=projection",
     "wall without results": f"{WALL}?search=nothing+is+called+this",
     "filter": FILTER,
     "filter of layer 1": "#/layer/conv1/filter/0",
     "dead filter": f"{WALL}/filter/{DEAD}",
+    "image": "#/image/0",
+    "class": "#/class/4",
+    "about": "#/about",
     "nowhere": "#/layer/conv9",
 }
 MODES = {
@@ -74,13 +77,13 @@ def test_the_tour_shows_every_layer_its_weights_and_a_grid_of_patches(visit, sit
 
 def test_pictures_of_the_tour_are_read_when_they_come_near(visit):
     page = visit()
-    wait(page, "document.querySelector('.weights .tile').dataset.shown === ''")
+    wait(page, "document.querySelector('.first .tile').dataset.shown === ''")
     settled(page)
     before = list(page.seen.requests)
-    with page.expect_request(lambda request: "conv5/filter-" in request.url):
-        page.locator("section.chapter").last.scroll_into_view_if_needed()
-    assert not any("conv5" in url for url in before)
-    assert any(url.endswith("conv1/weights.webp") for url in page.seen.requests)
+    with page.expect_request(lambda request: "conv3/filter-" in request.url):
+        page.locator("section.chapter").nth(2).scroll_into_view_if_needed()
+    assert not any("conv3" in url for url in before)
+    assert any("conv5/filter-" in url for url in before)
     assert not any(url.endswith("conv5.js") for url in page.seen.requests)
 
 
@@ -129,7 +132,10 @@ def test_a_filters_statistics_are_those_of_the_store(visit, site):
     assert [int(cell.replace(",", "")) for cell in cells] == histogram.tolist()
     counts = site.store.layer("conv5").read("top_class_count")[7]
     cells = page.get_by_role("table", name=re.compile("Most frequent")).locator("td.number").all_inner_texts()
-    assert [int(cell) for cell in cells] == counts[counts > 0].tolist()
+    lifts = site.store.layer("conv5").read("top_class_lift")[7]
+    shown = [f"{float(f'{lift:.3g}'):g} ×" for lift in lifts[counts > 1]]
+    assert [int(cell) for cell in cells[::2]] == counts[counts > 1].tolist()
+    assert cells[1::2] == shown
     links = page.locator(".together a").evaluate_all("all => all.map(a => a.hash)")
     assert links == [f"{WALL}/filter/{other}" for other in site.store.layer("conv5").read("coactive")[7]]
 
@@ -253,12 +259,12 @@ def test_every_sort_orders_the_wall(visit, site):
 def test_the_wall_shows_projections_or_patches(visit):
     page = visit(WALL)
     picture = "document.querySelector('.wall .tile').style.backgroundImage"
-    wait(page, f"{picture}.includes('projections-0.webp')")
-    page.get_by_role("radio", name="patch").check()
     wait(page, f"{picture}.includes('patches-0.webp')")
-    assert page.evaluate("location.hash") == f"{WALL}?show=patch"
     page.get_by_role("radio", name="projection").check()
     wait(page, f"{picture}.includes('projections-0.webp')")
+    assert page.evaluate("location.hash") == f"{WALL}?show=projection"
+    page.get_by_role("radio", name="patch").check()
+    wait(page, f"{picture}.includes('patches-0.webp')")
     assert page.evaluate("location.hash") == WALL
 
 
@@ -266,17 +272,19 @@ def test_search_finds_numbers_classes_and_images(visit, site):
     page = visit(WALL)
     ranking = site.store.layer("conv5").read_ranking().image
     (labels,) = site.store.images.columns(["label"])
-    classes = site.store.layer("conv5").read("top_class")
+    classes, counts = (site.store.layer("conv5").read(name) for name in ("top_class", "top_class_count"))
     named = [
         f
         for f in range(128)
-        if 4 in classes[f] or ((ranking[f] >= 0).any() and 4 in labels[ranking[f][ranking[f] >= 0]])
+        if 4 in classes[f][counts[f] > 1] or ((ranking[f] >= 0).any() and 4 in labels[ranking[f][ranking[f] >= 0]])
     ]
     image = int(ranking[7, 0])
     (keys,) = site.store.images.columns(["key"])
     searches = {
         "17": [17],
         "TENCH": named,
+        "12": [12, *range(120, 128)],  # what begins with it
+        "tench 12": [f for f in [12, *range(120, 128)] if f in named],  # both words
         "999": [],
         keys[image]: np.nonzero((ranking == image).any(axis=1))[0].tolist(),
     }
@@ -286,7 +294,8 @@ def test_search_finds_numbers_classes_and_images(visit, site):
         assert shown_filters(page) == wanted
         assert page.get_by_role("status").inner_text().startswith(f"{len(wanted)} of 128 filters")
         assert page.get_by_role("searchbox").evaluate("each => each === document.activeElement")
-    page.get_by_role("searchbox").fill("")
+        assert (f"“{text}”" in page.get_by_role("status").inner_text()) == bool(text)
+    page.get_by_role("link", name="Show all filters").click()
     wait(page, "document.querySelectorAll('.wall li').length === 128")
     assert page.get_by_role("status").get_attribute("aria-live") == "polite"
 
@@ -303,14 +312,18 @@ def test_the_search_stays_in_the_link_whatever_it_is(visit):
 
 def test_the_keyboard_goes_from_filter_to_filter_and_up_to_the_wall(visit):
     page = visit(f"{WALL}?sort=activation&show=patch")
-    page.locator(".wall a", has_text="Filter 7").nth(0).evaluate("each => each.scrollIntoView()")
+    order = shown_filters(page)
+    following = order[order.index(7) + 1]
+    assert following != 8
     page.evaluate(f"location.hash = '{FILTER}'")
     settled(page, ".facts")
+    entries = page.evaluate("history.length")
     page.keyboard.press("ArrowRight")
-    wait(page, "location.hash.endsWith('/filter/8')")
+    wait(page, f"location.hash.endsWith('/filter/{following}')")
     settled(page)
-    assert page.locator("h1").inner_text() == "Filter 8"
+    wait(page, f"document.querySelector('h1').textContent === 'Filter {following}'")
     assert page.locator("h1").evaluate("each => each === document.activeElement")
+    assert page.evaluate("history.length") == entries
     page.keyboard.press("ArrowLeft")
     wait(page, "location.hash.endsWith('/filter/7')")
     page.keyboard.press("Control+ArrowLeft")
@@ -355,12 +368,16 @@ def test_the_skip_link_leads_to_the_content(visit):
 
 def test_every_focusable_thing_shows_its_focus(visit):
     page = visit(FILTER)
+    page.locator("h1").wait_for()
+    expected = page.evaluate("""() => [...document.querySelectorAll(
+        "a[href], button:not([tabindex='-1']), input, select, summary, .scroll"
+    )].filter(each => each.checkVisibility()).length""")
     reached = 0
     while page.keyboard.press("Tab") or page.evaluate("document.activeElement !== document.body"):
         reached += 1
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid", page.evaluate("document.activeElement.outerHTML")
-    assert reached == 1 + 1 + 5 + 1 + 2 + 2 + 1 + 5  # skip, home, layers, up, steps, summaries, table, together
+    assert reached == expected > 40
 
 
 def test_back_returns_to_the_place_on_the_tour(visit):
@@ -409,7 +426,18 @@ def test_every_link_of_every_view_leads_somewhere(visit):
 
 
 @pytest.mark.parametrize(
-    "link", ["#/layer", "#/x", f"{WALL}/filter/128", f"{WALL}/filter/-1", f"{WALL}/filter/x", "#/layer/%E0%A4%A"]
+    "link",
+    [
+        "#/layer",
+        "#/x",
+        "#/image/99999",
+        "#/class/99",
+        "#/image/__proto__",
+        f"{WALL}/filter/128",
+        f"{WALL}/filter/-1",
+        f"{WALL}/filter/x",
+        "#/layer/%E0%A4%A",
+    ],
 )
 def test_links_to_nothing_say_so(visit, link):
     page = visit(link)
@@ -420,7 +448,134 @@ def test_wrong_values_in_a_link_are_as_if_they_were_not_there(visit):
     page = visit(f"{WALL}?sort=__proto__&show=everything&other=1")
     assert shown_filters(page) == list(range(128))
     assert page.locator("#sort").input_value() == "number"
-    assert page.get_by_role("radio", name="projection").is_checked()
+    assert page.get_by_role("radio", name="patch").is_checked()
+
+
+# -- hits, images and classes -----------------------------------------------------------------------------------------
+
+
+def test_a_hit_is_lit_in_all_its_places(visit):
+    page = visit(FILTER)
+    page.locator("button.hit[data-rank='2']").first.hover()
+    assert page.locator("[data-rank='2'].lit").count() == page.locator("[data-rank='2']").count() == 3
+    assert page.locator(".lit").count() == 3
+    page.locator("button.hit[data-rank='4']").last.focus()
+    assert page.locator("li[data-rank='4'].lit").count() == 1
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur()")
+    assert page.locator(".lit").count() == 0
+
+
+def test_a_hit_is_enlarged_and_the_arrows_lead_to_the_next(visit, site):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(FILTER)
+    ranking = site.store.layer("conv5").read_ranking(slice(7, 8))
+    keys, _ = site.store.images.columns(("key", "label"), ranking.image[0])
+    page.locator("button.hit[data-rank='1']").last.click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator("h2").inner_text() == "Filter 7, hit 2 of 9"
+    for rank in (1, 2):
+        assert f"{ranking.activation[0, rank]:.3g}" in dialog.inner_text()
+        assert keys[rank] in dialog.locator(".clip").evaluate_all("all => all.map(each => each.title)")
+        page.keyboard.press("ArrowRight")
+    assert dialog.locator("h2").inner_text() == "Filter 7, hit 4 of 9"
+    assert Axe().run(page, options={"preload": False}).response["violations"] == []
+    page.keyboard.press("Escape")
+    wait(page, "document.querySelector('dialog') === null")
+    assert page.evaluate("location.hash") == FILTER
+    assert page.evaluate("document.activeElement.dataset.rank") == "1"
+
+
+def test_an_image_has_a_page_with_every_filter_that_it_excites(visit, site):
+    image = int(site.store.layer("conv5").read_ranking().image[7, 0])
+    page = visit(FILTER)
+    page.locator(".hits a").first.click()
+    wait(page, f"location.hash === '#/image/{image}'")
+    settled(page, ".subject")
+    wanted = []
+    for layer in site.store.layers:
+        filters, _ = np.nonzero(site.store.layer(layer).read_ranking().image == image)
+        wanted += [f"#/layer/{layer}/filter/{f}" for f in filters]
+    links = page.locator(".together a")
+    assert links.evaluate_all("all => all.map(a => a.hash)") == wanted
+    links.last.hover()
+    lit = page.locator(".whole g.lit rect.over")
+    assert lit.count() == 1
+    layer, number = wanted[-1].split("/")[2], int(wanted[-1].split("/")[-1])
+    arrays = site.store.layer(layer)
+    (rank,) = np.nonzero(arrays.read_ranking().image[number] == image)[0]
+    top, left, bottom, right = arrays.read("footprint")[number, rank]
+    assert lit.evaluate("r => ['y', 'x', 'height', 'width'].map(name => Number(r.getAttribute(name)))") == [
+        top, left, bottom - top, right - left,
+    ]  # fmt: skip
+
+
+def test_a_class_has_a_page_with_the_filters_that_prefer_it(visit, site):
+    page = visit("#/class/4")
+    assert page.locator("h1").inner_text() == "tench"
+    status, label = site.store.images.columns(("status", "label"))
+    activation = site.store.layer("conv5").read_activation(slice(None)).astype(float)
+    of_class = label == 4
+    rest = activation[~of_class & (status == 1)].mean(axis=0)
+    times = np.divide(activation[of_class].mean(axis=0), rest, out=np.zeros(128), where=rest > 0)
+    items = page.locator(".block").filter(has=page.get_by_role("heading", name="Layer 5")).locator("li")
+    shown = [int(link.split("/")[-1]) for link in items.locator("a").evaluate_all("all => all.map(a => a.hash)")]
+    assert shown == np.argsort(-times, kind="stable")[:6].tolist()
+    assert items.first.inner_text().endswith(f"{float(f'{times[shown[0]]:.3g}'):g} ×")
+    assert f"{of_class.sum()} images of this class were mined." in page.locator("main").inner_text()
+    page.locator(".shown a").first.click()
+    settled(page, ".subject")
+    assert page.get_by_role("link", name="tench").count() == 1
+
+
+def test_a_filters_hits_are_saved_as_a_table(visit, site):
+    import csv
+
+    page = visit(FILTER)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save this table as CSV").click()
+    page.seen.requests[:] = [url for url in page.seen.requests if not url.startswith("blob:")]
+    assert download.value.suggested_filename == "layer-5-filter-7.csv"
+    with open(download.value.path(), newline="", encoding="utf-8", errors="surrogatepass") as file:
+        rows = list(csv.DictReader(file))
+    ranking, box = (site.store.layer("conv5").read(name)[7] for name in ("top_activation", "box"))
+    assert [float(row["activation"]) for row in rows] == [float(f"{each:.5g}") for each in ranking]
+    assert [[int(row[name]) for name in ("top", "left", "bottom", "right")] for row in rows] == box.tolist()
+
+
+def test_the_search_is_kept_from_layer_to_layer(visit):
+    page = visit(f"{WALL}?search=tench")
+    page.get_by_role("navigation", name="Layers").get_by_role("link", name="4").click()
+    wait(page, "location.hash === '#/layer/conv4?search=tench'")
+    settled(page, ".wall")
+    assert page.get_by_role("searchbox").input_value() == "tench"
+
+
+def test_keys_are_listed_and_do_what_they_say(visit):
+    page = visit(WALL)
+    page.keyboard.press("?")
+    assert "Previous filter or hit" in page.get_by_role("dialog").inner_text()
+    page.keyboard.press("Escape")
+    wait(page, "document.querySelector('dialog') === null")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+    assert page.get_by_role("searchbox").input_value() == ""
+    page.get_by_role("searchbox").fill("12")
+    wait(page, "document.querySelectorAll('.wall li').length === 9")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("r")
+    wait(page, "/filter.(12|12[0-7])$/.test(location.hash)")
+
+
+def test_the_page_about_the_run_names_its_data_and_settings(visit, site):
+    page = visit("#/about")
+    rows = page.get_by_role("table").locator("tbody tr").all_inner_texts()
+    facts = dict(row.split("\t") for row in rows)
+    assert facts["Network"] == site.plan.config.network.name
+    assert facts["Images"] == str(len(site.store.images))
+    assert facts["Rule of the deconvnet"] == "deconvnet"
+    assert any(name.startswith("Version of ") for name in facts)
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -451,7 +606,7 @@ def test_hostile_names_are_text(visit, site):
 
 def test_data_scripts_hold_no_markup_and_only_ascii(site):
     scripts = list((site.folder / "layers").glob("*.js"))
-    assert len(scripts) == 6
+    assert len(scripts) == 7
     for script in scripts:
         text = script.read_bytes().decode("ascii")
         assert "<" not in text

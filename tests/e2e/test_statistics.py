@@ -35,12 +35,13 @@ def test_the_store_holds_them_with_names_units_and_descriptions(labelled, planne
     run_stages(plan, *MINED, "statistics")
     layer = open_layer(plan)
     names = ("histogram", "bin_edge", "activation_quantile", "class_mean", "class_entropy", "top_class",
-             "top_class_count", "coactive", "correlation", "quantile_level")  # fmt: skip
+             "top_class_count", "top_class_lift", "coactive", "correlation", "quantile_level")  # fmt: skip
     assert {name: (layer[name].dims[1:], str(layer[name].dtype)) for name in names} == {
         "histogram": (("histogram_bin",), "int64"), "bin_edge": (("histogram_edge",), "float32"),
         "activation_quantile": (("quantile_level",), "float32"), "class_mean": (("class_name",), "float32"),
         "class_entropy": ((), "float32"), "top_class": (("place",), "int32"),
-        "top_class_count": (("place",), "int32"), "coactive": (("place",), "int32"),
+        "top_class_count": (("place",), "int32"), "top_class_lift": (("place",), "float32"),
+        "coactive": (("place",), "int32"),
         "correlation": (("place",), "float32"), "quantile_level": ((), "float64"),
     }  # fmt: skip
     assert layer.quantile_level.values.tolist() == [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999]
@@ -66,6 +67,7 @@ def test_without_labels_there_are_no_class_means(planned, tmp_path):
     assert np.isnan(layer.class_entropy).all()
     assert (layer.top_class == -1).all()
     assert (layer.top_class_count == 0).all()
+    assert np.isnan(layer.top_class_lift).all()
 
 
 def test_the_same_bytes_on_any_workers_and_groups_of_blocks(labelled, tmp_path, monkeypatch):

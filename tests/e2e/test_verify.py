@@ -23,7 +23,8 @@ LAYER_ARRAYS = [
     "activation", "row", "column", "top_image", "top_activation", "top_row", "top_column", "max_activation",
     "mean_activation", "active_fraction", "patch", "projection", "box", "source_box", "footprint", "mask", "tie",
     "histogram", "bin_edge", "activation_quantile", "class_mean", "class_entropy", "top_class", "top_class_count",
-    "coactive", "correlation", "filter", "rank", "y", "x", "rgb", "corner", "place", "quantile_level", "class_name",
+    "top_class_lift", "coactive", "correlation", "filter", "rank", "y", "x", "rgb", "corner", "place",
+    "quantile_level", "class_name",
 ]  # fmt: skip
 ARRAYS = [f"images/{name}" for name in IMAGE_ARRAYS] + [f"layers/conv5/{name}" for name in LAYER_ARRAYS]
 

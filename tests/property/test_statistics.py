@@ -85,8 +85,18 @@ def slow_classes(column, labels):
     counts = Counter(labels[image] for _, image in strongest if labels[image] >= 0)
     total = sum(counts.values())
     entropy = math.fsum(n / total * math.log2(total / n) for n in counts.values()) if counts else math.nan
-    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:LISTED]
+    frequent = counts.most_common(LISTED)  # which keeps the order of the first, the strongest images where counts tie
     return entropy, frequent + [(-1, 0)] * (LISTED - len(frequent))
+
+
+def slow_lift(count, column, labels, class_):
+    """How much more frequent a class is among the hundred strongest than among all images that were decoded."""
+    if class_ < 0:
+        return math.nan
+    strongest = sorted((-value, image) for image, value in enumerate(column) if value > 0)[:STRONGEST_IMAGES]
+    labelled = sum(labels[image] >= 0 for _, image in strongest)
+    decoded = [label for value, label in zip(column, labels, strict=True) if not math.isnan(value) and label >= 0]
+    return (count / labelled) / (decoded.count(class_) / len(decoded))
 
 
 def slow_correlation(first, second):
@@ -119,6 +129,8 @@ def test_every_statistic_is_what_a_slow_sum_gives(layer, cuts, random):
         assert np.isclose(summary["class_entropy"][f], entropy, atol=1e-12, equal_nan=True)
         pairs = zip(summary["top_class"][f].tolist(), summary["top_class_count"][f].tolist(), strict=True)
         assert list(pairs) == frequent
+        lifts = [slow_lift(count, column, label.tolist(), class_) for class_, count in frequent]
+        assert np.allclose(summary["top_class_lift"][f], lifts, equal_nan=True)
     assert ("class_mean" in summary) == bool((label >= 0).any())
     for c in range(label.max(initial=-1) + 1):
         rows = activation[known & (label == c)].astype(float)

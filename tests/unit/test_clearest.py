@@ -55,7 +55,7 @@ def test_a_filters_hits_are_compared_by_their_projections_and_by_their_patches()
     one, _ = compare_hits(alike, unlike)
     assert 1.9 < both <= 2
     assert 0.9 < one < 1.4
-    assert np.linalg.norm(sketch) == pytest.approx(1, abs=1e-5)
+    assert [np.linalg.norm(half) for half in np.split(sketch, 2)] == pytest.approx([1, 1], abs=1e-5)
 
 
 def test_a_dead_filter_has_no_agreement_and_a_sketch_like_any_other():
@@ -75,11 +75,31 @@ def test_clearness_counts_filled_ranks_and_activations_up_to_the_median_of_live_
 
 
 def test_the_clearest_come_first_without_doubles_or_dead_ones():
-    sketched = np.eye(6)[[0, 0, 1, 2, 3, 4]]  # 0 and 1 show the same
+    sketched = np.tile(np.eye(6)[[0, 0, 1, 2, 3, 4]], 2)  # 0 and 1 show the same
+    images = np.arange(54).reshape(6, 9)
     clearness = np.array([0.9, 0.8, 0.5, 0.7, 0.0, 0.5])
-    assert choose_clearest(clearness, sketched, 3) == [0, 3, 2]
-    assert choose_clearest(clearness, sketched, 6) == [0, 3, 2, 5, 1]
-    assert choose_clearest(np.zeros(6), sketched, 3) == []
+    assert choose_clearest(clearness, sketched, images, 3) == [0, 3, 2]
+    assert choose_clearest(clearness, sketched, images, 6) == [0, 3, 2, 5, 1]
+    assert choose_clearest(np.zeros(6), sketched, images, 3) == []
+
+
+def test_filters_that_share_their_images_or_whose_patches_are_alike_are_alike():
+    clearness, different = np.array([0.9, 0.8, 0.7]), np.tile(np.eye(3), 2)
+    images = np.arange(27).reshape(3, 9)
+    images[1, :5] = images[0, :5]
+    assert choose_clearest(clearness, different, images, 2) == [0, 2]
+    images[1, 4] = -1
+    assert choose_clearest(clearness, different, images, 2) == [0, 1]
+    only_patches = np.concatenate([np.eye(3), np.eye(3)[[0, 0, 1]]], axis=1)
+    assert choose_clearest(clearness, only_patches, np.arange(27).reshape(3, 9), 2) == [0, 2]
+
+
+def test_colours_alone_do_not_make_hits_alike():
+    """Discs of one colour, of the same luminance as the ground, with noise: only their colour is the same."""
+    noisy = [np.clip(draw_disc(0) * 0 + 128 + (noise(i, 60, 60) % 40 - 20), 0, 255).astype(np.uint8) for i in range(9)]
+    red = [picture + np.array([60, 0, 0], np.uint8) for picture in noisy]
+    _, patches = sketch_hits(np.stack([draw_disc(0)] * 9), np.stack(red))
+    assert mean_correlation(patches) < 0.2
 
 
 @pytest.mark.parametrize(

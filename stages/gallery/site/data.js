@@ -5,6 +5,7 @@
 (() => {
   const { make, formatCount, formatPercent } = topnine;
   const run = topnine.data?.get("");
+  let subjects = null; // the promise of the data of images and classes
   const loading = new Map(); // by the layer's name: the promise of its data
 
   // Load a layer's data once, when one of its pages is first opened.
@@ -14,6 +15,13 @@
       loading.get(layer.name).catch(() => loading.delete(layer.name)); // the next visit tries again
     }
     return loading.get(layer.name);
+  }
+
+  // Load which filters have each image among their hits, and which prefer each class.
+  function loadSubjects() {
+    subjects ??= readScript("layers/subjects.js").then(() => topnine.data.get("/subjects"));
+    subjects.catch(() => (subjects = null));
+    return subjects;
   }
 
   function readScript(path) {
@@ -85,6 +93,7 @@
   Object.assign(topnine, {
     run,
     loadLayer,
+    loadSubjects,
     searchable,
     imageKey,
     imageClass,

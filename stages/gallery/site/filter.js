@@ -2,13 +2,14 @@
 "use strict";
 
 (() => {
-  const { make, makeSvg, makeName, makeHidden, makeTable, formatNumber, formatPercent } = topnine;
-  const { run, imageKey, imageClass, layerName, layerTitle, filterLink } = topnine;
-  const { makeHitTiles, PROJECTIONS, PATCHES } = topnine;
+  const { make, makeName, makeHidden, makeTable, formatNumber, formatPercent } = topnine;
+  const { run, imageKey, imageClass, layerName, layerTitle, filterLink, imageLink, classLink } = topnine;
+  const { makeTile, makeHitTile, setColumns } = topnine;
+  const { linkHits, openHit, makeWhole } = topnine;
   const { makeSection, makeDistribution, makeClasses, makeCorrelated } = topnine;
 
-  // Return a filter's page. `up` is the link to the wall that it belongs to.
-  function makeFilterPage(layer, data, number, up) {
+  // Return a filter's page. `up` is the link to the wall that it belongs to, `order` the filters that this shows.
+  function makeFilterPage(layer, data, number, up, order) {
     const filter = data.filters[number];
     const dead = make("p", { class: "lead" }, "This filter is dead: no image activates it.");
     return {
@@ -19,7 +20,7 @@
           "div",
           { class: "heading" },
           make("h1", { tabindex: "-1" }, `Filter ${number}`),
-          makeNeighbours(layer, data, number),
+          makeNeighbours(layer, number, order.includes(number) ? order : data.filters.map((each) => each.number)),
         ),
         makeFacts(filter),
         ...(filter.hits.length ? makeBody(layer, data, filter) : [dead]),
@@ -27,14 +28,15 @@
     };
   }
 
-  function makeNeighbours(layer, data, number) {
+  function makeNeighbours(layer, number, order) {
+    const place = order.indexOf(number);
     const makeLink = (other, text, rel) =>
-      data.filters[other] ? make("a", { href: filterLink(layer, other), rel, id: rel }, text) : null;
+      other === undefined ? null : make("a", { href: filterLink(layer, other), rel, id: rel }, text);
     return make(
       "nav",
       { class: "steps", "aria-label": "Neighbouring filters" },
-      makeLink(number - 1, "← Previous", "prev"),
-      makeLink(number + 1, "Next →", "next"),
+      makeLink(order[place - 1], "← Previous", "prev"),
+      makeLink(order[place + 1], "Next →", "next"),
     );
   }
 
@@ -55,14 +57,20 @@
   }
 
   function makeBody(layer, data, filter) {
-    return [
+    const open = (rank) => openHit(layer, data, filter, rank);
+    const linked = make(
+      "div",
+      {},
       make(
         "div",
         { class: "sides" },
-        makeSide("Projections", layer, filter, PROJECTIONS),
-        layer.patches ? makeSide("Patches", layer, filter, PATCHES) : null,
+        makeSide("Projections", layer, filter, "projection", open),
+        layer.patches ? makeSide("Patches", layer, filter, "patch", open) : null,
       ),
-      makeImages(data, filter),
+      makeImages(layer, data, filter),
+    );
+    return [
+      linkHits(linked),
       make(
         "div",
         { class: "columns" },
@@ -73,44 +81,49 @@
     ];
   }
 
-  function makeSide(caption, layer, filter, row) {
+  // Show the projections or the patches of a filter's hits, each to be enlarged. The keyboard reaches the last side.
+  function makeSide(caption, layer, filter, show, open) {
+    const last = show === (layer.patches ? "patch" : "projection");
+    const tiles = Array.from({ length: run.ranks }, (_, rank) => {
+      if (rank >= filter.hits.length) return makeTile(layer.tiles, null, 0);
+      const attributes = { class: "hit", type: "button", "data-rank": rank, tabindex: last ? null : "-1" };
+      const label = `Enlarge ${show} ${rank + 1} of filter ${filter.number}`;
+      const button = make("button", { ...attributes, "aria-label": label }, makeHitTile(layer, filter.number, rank, show));
+      button.addEventListener("click", () => open(rank));
+      return button;
+    });
     return make(
       "figure",
       {},
       make("figcaption", { class: "faint" }, caption),
-      makeHitTiles(layer, filter.number, filter.hits.length, row),
+      setColumns(make("div", { class: "hit-tiles" }, tiles)),
     );
   }
 
   // -- the images ---------------------------------------------------------------------------------------------------
 
-  function makeImages(data, filter) {
+  function makeImages(layer, data, filter) {
     return makeSection(
       "Source images",
       run.thumbnails
         ? make(
             "ol",
             { class: "hits" },
-            filter.hits.map((hit, rank) => make("li", {}, makeImage(data, hit, rank))),
+            filter.hits.map((hit, rank) => make("li", { "data-rank": rank }, makeImage(layer, data, hit, rank))),
           )
         : make("p", { class: "faint" }, "This gallery contains no whole images."),
       make("details", { open: !run.thumbnails }, make("summary", {}, "As a table"), makeHitTable(data, filter)),
+      makeSave(layer, data, filter),
     );
   }
 
-  function makeImage(data, hit, rank) {
+  function makeImage(layer, data, hit, rank) {
     const [image, activation] = hit;
-    const picture = make("img", {
-      src: `images/${image}.webp`,
-      width: run.input[1],
-      height: run.input[0],
-      loading: "lazy",
-      alt: `Image ${imageKey(data, image)}, with a frame around the patch`,
-    });
+    const alt = `Image ${imageKey(data, image)}, with a frame around the patch`;
     return make(
       "figure",
       {},
-      make("span", { class: "whole" }, picture, makeFrame(hit)),
+      make("a", { href: imageLink(image) }, makeWhole(image, alt, [hit], layer.cropped)),
       make(
         "figcaption",
         {},
@@ -122,20 +135,33 @@
   }
 
   function makeImageCaption(data, image) {
-    const label = imageClass(data, image);
+    const name = imageClass(data, image);
     const key = makeName(imageKey(data, image));
     key.classList.add("faint");
-    return [label ? makeName(label) : null, key];
+    return [name ? make("a", { href: classLink(data.images[image][1]) }, makeName(name)) : null, key];
   }
 
-  function makeFrame([, , top, left, bottom, right]) {
-    const rectangle = { x: left, y: top, width: right - left, height: bottom - top };
-    return makeSvg(
-      "svg",
-      { viewBox: `0 0 ${run.input[1]} ${run.input[0]}`, "aria-hidden": "true" },
-      makeSvg("rect", { class: "under", ...rectangle }),
-      makeSvg("rect", { class: "over", ...rectangle }),
-    );
+  function makeSave(layer, data, filter) {
+    const button = make("button", { type: "button", class: "plain" }, "Save this table as CSV");
+    button.addEventListener("click", () => saveTable(layer, data, filter));
+    return make("p", { class: "more-links" }, button);
+  }
+
+  // Save a filter's hits: a row for each, with every text in quotation marks.
+  function saveTable(layer, data, filter) {
+    const columns = ["rank", "activation", "class", "image", "top", "left", "bottom", "right"];
+    const rows = filter.hits.map(([image, activation, ...corners], rank) => [
+      rank,
+      activation,
+      imageClass(data, image),
+      imageKey(data, image),
+      ...corners.slice(0, 4),
+    ]);
+    const quote = (value) => (typeof value === "string" ? `"${value.replaceAll('"', '""')}"` : value);
+    const text = [columns, ...rows].map((row) => `${row.map(quote).join(",")}\r\n`).join("");
+    const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    make("a", { href: url, download: `layer-${layer.number || layer.name}-filter-${filter.number}.csv` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 1000);
   }
 
   function makeHitTable(data, filter) {

@@ -2,9 +2,18 @@
 "use strict";
 
 (() => {
-  const { make, run, loadLayer, layerLink, readRoute, makeTour, makeWallPage, makeFilterPage } = topnine;
+  const { make, run, loadLayer, loadSubjects, layerLink, wallLink, filterLink, readRoute, listShown } = topnine;
+  const { makeTour, makeWallPage, makeFilterPage, makeImagePage, makeClassPage, makeAboutPage } = topnine;
   const main = document.getElementById("main");
-  const KEYS = { ArrowLeft: "prev", ArrowRight: "next", Escape: "up" }; // to the id of the link that they follow
+  const KEYS = { ArrowLeft: "prev", ArrowRight: "next", Escape: "up", r: "random" }; // to the id of the link they follow
+  const KEY_NAMES = [
+    ["←", "Previous filter or hit"],
+    ["→", "Next filter or hit"],
+    ["Esc", "From a filter to all filters of its layer"],
+    ["/", "Search the filters of a layer"],
+    ["r", "A filter at random"],
+    ["?", "This list"],
+  ];
 
   let currentWall = null; // the wall that is on the page
   let lastWallLink = ""; // the link of the wall that was shown last
@@ -21,10 +30,25 @@
       case "wall":
         return makeWallPage(route.layer, data, route.parameters);
       case "filter":
-        return makeFilterPage(route.layer, data, route.number, linkToWall(route.layer));
+        return makeFilterPage(route.layer, data, route.number, linkToWall(route.layer), listOrder(route.layer, data));
+      case "image":
+        return makeImagePage(await loadSubjects(), route.number) ?? makeUnknown();
+      case "class":
+        return makeClassPage(await loadSubjects(), route.number) ?? makeUnknown();
+      case "about":
+        return makeAboutPage();
       default:
-        return makeMessage("Page not found", "This link leads to no layer or filter of this gallery.");
+        return makeUnknown();
     }
+  }
+
+  function makeUnknown() {
+    return makeMessage("Page not found", "This link leads to nothing that this gallery has.");
+  }
+
+  // List the filters of a layer as its wall was shown last.
+  function listOrder(layer, data) {
+    return listShown(layer, data, readRoute(linkToWall(layer)).parameters);
   }
 
   function makeMessage(title, text) {
@@ -50,6 +74,7 @@
     const page = await makePage(route).catch((error) => makeMessage("This layer cannot be shown", error.message));
     if (location.hash !== hash) return; // another link was followed meanwhile
     page.update?.();
+    keepSearch(route);
     if (route.kind === "wall") lastWallLink = hash;
     if (currentWall === null || page.wall !== currentWall) {
       showPage(page, route);
@@ -62,10 +87,17 @@
     currentWall = page.wall ?? null;
     document.title = `${page.title} · topnine`;
     main.replaceChildren(...page.nodes.filter(Boolean));
-    for (const link of document.querySelectorAll("#layers a")) {
-      const current = route.layer && link.getAttribute("href") === layerLink(route.layer);
+    for (const [place, link] of document.querySelectorAll("#layers a").entries()) {
       link.toggleAttribute("aria-current", false);
-      if (current) link.setAttribute("aria-current", "true");
+      if (route.layer === run.layers[place]) link.setAttribute("aria-current", "true");
+    }
+  }
+
+  // Let the links to the layers keep what the wall is searched for.
+  function keepSearch(route) {
+    const search = route.kind === "wall" ? (route.parameters.get("search") ?? "") : "";
+    for (const [place, link] of document.querySelectorAll("#layers a").entries()) {
+      link.href = wallLink(run.layers[place], { search });
     }
   }
 
@@ -98,13 +130,44 @@
   }
 
   function followKey(event) {
-    const modified = event.altKey || event.ctrlKey || event.metaKey || event.shiftKey;
-    if (modified || event.target.matches("input, select, .scroll")) return;
-    const link = KEYS[event.key] && document.getElementById(KEYS[event.key]);
-    if (link) {
-      event.preventDefault();
+    const modified = event.altKey || event.ctrlKey || event.metaKey || (event.shiftKey && event.key !== "?");
+    if (modified || event.target.matches("input, select, .scroll") || document.querySelector("dialog[open]")) return;
+    const link = document.getElementById(KEYS[event.key]);
+    const search = event.key === "/" && document.getElementById("search");
+    if (!link && !search && event.key !== "?") return;
+    event.preventDefault();
+    if (event.key === "?") {
+      showKeys();
+    } else if (search) {
+      search.focus();
+    } else if (["prev", "next"].includes(link.id)) {
+      location.replace(link.href); // one step back from any of them leads to where the reader came from
+    } else {
       link.click();
     }
+  }
+
+  function showKeys() {
+    const rows = KEY_NAMES.map(([key, text]) => make("div", {}, make("dt", {}, make("kbd", {}, key)), make("dd", {}, text)));
+    const close = make("button", { type: "button", class: "plain" }, "Close");
+    const dialog = make(
+      "dialog",
+      { class: "keys", "aria-labelledby": "keys-title" },
+      make("h2", { id: "keys-title" }, "Keys"),
+      make("dl", {}, rows),
+      close,
+    );
+    close.addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => dialog.remove());
+    main.append(dialog);
+    dialog.showModal();
+  }
+
+  // Go to one of the live filters that the wall shows.
+  function followRandom(event) {
+    if (event.target.id !== "random") return;
+    const shown = currentWall.cells.filter(({ filter, item }) => filter.hits.length && item.isConnected);
+    if (shown.length) location.hash = filterLink(currentWall.layer, shown[Math.floor(Math.random() * shown.length)].filter.number);
   }
 
   // -- what stays around the pages ------------------------------------------------------------------------------------
@@ -129,7 +192,11 @@
   function start() {
     document.getElementById("network").textContent = run.network;
     document.getElementById("layers").append(...makeLayerLinks());
-    document.getElementById("about").append(make("p", {}, describeGallery()));
+    const keys = make("button", { type: "button", class: "plain" }, "Keys");
+    keys.addEventListener("click", showKeys);
+    const more = make("p", { class: "more-links" }, make("a", { href: "#/about" }, "About this run"), keys);
+    document.getElementById("about").append(make("p", {}, describeGallery()), more);
+    main.addEventListener("click", followRandom);
     document.documentElement.style.setProperty("--ranks", run.ranks);
     document.querySelector(".skip").addEventListener("click", skipToMain);
     history.scrollRestoration = "manual";

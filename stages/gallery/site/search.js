@@ -30,14 +30,22 @@
     return Object.keys(SORTS).filter((key) => !SORTS[key].known || data.filters.some(SORTS[key].known));
   }
 
-  // Return whether a search finds a filter. A number finds the filter of that number, and images and classes of exactly
-  // that name. Any other text finds the names that contain it.
+  // Return whether a search finds a filter: whether it finds every one of its words. A number finds the filters whose
+  // number begins with it, and images and classes of exactly that name. Any other word finds the names that contain it.
   function matches(filter, search) {
     const text = searchable(search.trim());
-    if (/^\d+$/.test(text)) {
-      return filter.number === Number(text) || filter.names.includes(text);
-    }
-    return text === "" || filter.names.some((name) => name.includes(text));
+    const words = text.split(/\s+/).filter(Boolean);
+    return filter.names.some((name) => name.includes(text) && !isNumber(text)) || words.every((word) => finds(filter, word));
+  }
+
+  function finds(filter, word) {
+    return isNumber(word)
+      ? String(filter.number).startsWith(String(Number(word))) || filter.names.includes(word)
+      : filter.names.some((name) => name.includes(word));
+  }
+
+  function isNumber(text) {
+    return /^\d+$/.test(text);
   }
 
   // Return a comparison of filters: the largest value first, filters without one last; ties go to the lower number.

@@ -3,7 +3,7 @@
 
 (() => {
   const { make, makeSvg, makeName, makeHidden, makeTable, formatNumber, formatPercent, formatCount, sum } = topnine;
-  const { className, filterLink, makeStrongestTile } = topnine;
+  const { className, classLink, filterLink, makeStrongestTile } = topnine;
 
   const BAR_PX = 10; // width of a histogram's bar, its gap included; the drawing is stretched to its place
   const BAR_GAP_PX = 1;
@@ -73,19 +73,23 @@
 
   function makeClasses(data, filter) {
     if (!filter.classes?.length) return null;
-    const rows = filter.classes.map(([label, images]) => [makeName(className(data, label)), String(images)]);
+    const rows = filter.classes.map(([label, images, lift]) => [
+      make("a", { href: classLink(label) }, makeName(className(data, label))),
+      String(images),
+      lift === null ? "–" : `${formatNumber(lift)} ×`,
+    ]);
     return makeSection(
       "Classes",
       makeTable(
         `Most frequent classes of the ${data.strongest} images that activate the filter most`,
-        ["Class", "Images"],
+        ["Class", "Images", "As often as in all images"],
         rows,
-        [1],
+        [1, 2],
       ),
       make(
         "p",
         { class: "note" },
-        `The classes of these images have an entropy of ${formatNumber(filter.entropy)} bits. It would be 0 if all were of one class.`,
+        `The ${data.strongest} images have a class entropy of ${formatNumber(filter.entropy)} bits. It would be 0 if all were of one class.`,
       ),
     );
   }

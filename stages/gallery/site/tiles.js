@@ -3,8 +3,6 @@
 
 (() => {
   const { make, run } = topnine;
-  const PROJECTIONS = 0; // row of a filter's sheet
-  const PATCHES = 1;
 
   const pictures = new WeakMap(); // the background image of each tile
   const observer = new IntersectionObserver(
@@ -52,18 +50,27 @@
     return element;
   }
 
+  // Create the tile of one of a filter's hits: its "projection" or its "patch".
+  function makeHitTile(layer, number, rank, show) {
+    const place = show === "patch" ? run.ranks + rank : rank;
+    return makeTile(layer.tiles, `${layer.folder}/filter-${number}.webp`, place);
+  }
+
   // Create the tiles of a filter's hits; they are empty where fewer images activate the filter than there are ranks.
-  function makeHitTiles(layer, number, hits, row) {
-    const noun = row === PROJECTIONS ? "projections" : "patches";
-    const sheet = `${layer.folder}/filter-${number}.webp`;
+  function makeHitTiles(layer, number, hits, show) {
+    const noun = show === "projection" ? "projections" : "patches";
     const tiles = Array.from({ length: run.ranks }, (_, rank) =>
-      makeTile(layer.tiles, rank < hits ? sheet : null, row * run.ranks + rank),
+      rank < hits ? makeHitTile(layer, number, rank, show) : makeTile(layer.tiles, null, 0),
     );
     const block = make(
       "div",
       { class: "hit-tiles", role: "img", "aria-label": `The ${hits} strongest ${noun} of filter ${number}` },
       tiles,
     );
+    return setColumns(block);
+  }
+
+  function setColumns(block) {
     block.style.setProperty("--columns", Math.ceil(Math.sqrt(run.ranks)));
     return block;
   }
@@ -80,10 +87,10 @@
   }
 
   Object.assign(topnine, {
-    PROJECTIONS,
-    PATCHES,
     makeTile,
     showSheet,
+    setColumns,
+    makeHitTile,
     makeHitTiles,
     makeStrongestTile,
     wallSheet,

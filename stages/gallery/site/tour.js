@@ -4,42 +4,39 @@
 (() => {
   const { make, formatNumber, formatCount, sum } = topnine;
   const { run, layerName, layerTitle, describeLayer, describeLargePatch, layerLink, filterLink } = topnine;
-  const { makeTile, makeHitTiles, PROJECTIONS, PATCHES } = topnine;
+  const { makeTile, makeHitTiles } = topnine;
+
+  const FIRST_FILTERS = 3; // of the deepest layer, at the top of the page
 
   const LARGE_TILE_PX = 24; // from this side on, hits are shown larger, as they have details to look at
 
-  // By the depth of a layer in the network. The continuation stands where the layer before is of the same chapter.
+  // By the depth of a layer in the network: what filters often respond to there, and where to look. The continuation
+  // stands where the layer before is of the same chapter. The texts claim nothing of the filters that are shown.
   const CHAPTERS = [
     {
-      title: "edges and colours",
       introduction:
-        "These filters respond to the simplest patterns: an edge at one angle, a line, a spot of one colour. Look for what the patches of a filter have in common, whatever objects they come from.",
-      continuation: "These filters also respond to edges and colours, in a somewhat larger part of the image.",
+        "The first filters of a network respond to simple patterns: an edge at one angle, a line, one colour. Look for what the patches of a filter have in common, whatever objects they come from.",
+      continuation: "These filters see a somewhat larger part of the image than those before.",
     },
     {
-      title: "corners and stripes",
       introduction:
-        "These filters combine edges into corners, stripes and curves, or put one colour beside another. Look for the angle at which edges meet. It does not matter yet which object they belong to.",
-      continuation: "These filters also respond to corners, stripes and curves, with more of their surroundings.",
+        "At this depth many filters respond to two or more edges or colours at once: to corners, stripes, curves, or one colour beside another. It does not matter yet which object they belong to.",
+      continuation: "These filters combine patterns of the layer before, with more of their surroundings.",
     },
     {
-      title: "textures",
       introduction:
-        "These filters respond to patterns that repeat: meshes, fur, lettering, tiles, rings. The projections show which part of each patch activates the filter. The filter ignores the rest.",
-      continuation: "These filters also respond to textures, in a larger part of the image.",
+        "At this depth many filters respond to textures: to meshes, fur, lettering or rings. The projections show which part of each patch activates the filter. The filter ignores the rest.",
+      continuation: "These filters see a larger part of the image. Compare where the projections are strong.",
     },
     {
-      title: "parts of objects",
       introduction:
-        "These filters respond to parts of objects: faces, wheels, legs, roofs. The patches of a filter differ in colour and light. Look for the shape that appears in all of its projections.",
-      continuation: "These filters also respond to parts of objects, and to more of what surrounds them.",
+        "At this depth many filters respond to parts of objects, such as faces, wheels or legs. The patches of such a filter differ in colour and light. Look for the shape that all of its projections have.",
+      continuation: "Look for what stays the same in a filter’s projections while its patches change.",
     },
     {
-      title: "objects",
       introduction:
-        "These filters respond to whole objects in different poses. At first the patches of a filter may look unrelated. The projections show what they have in common, and often leave the background grey.",
-      continuation:
-        "These filters also respond to whole objects. The deeper the layer, the less the pose and the position matter.",
+        "The deepest filters often respond to whole objects or large parts of them. At first the patches of a filter may look unrelated. The projections show what they have in common.",
+      continuation: "The deeper the layer, the less the pose and the position of an object matter.",
     },
   ];
 
@@ -48,6 +45,7 @@
       title: `What ${run.network} looks for`,
       nodes: [
         make("h1", { tabindex: "-1" }, `What ${run.network} looks for in `, make("bdi", {}, run.dataset)),
+        makeFirst(run.layers.at(-1)),
         make("p", { class: "lead" }, introduceGallery()),
         ...run.layers.map(makeChapter),
         makeOmissions(),
@@ -62,8 +60,45 @@
       `For every filter, this gallery shows the ${run.ranks} images that activate it most.`,
       "A patch is the part of such an image that the filter sees.",
       "The projection beside it maps the activation back to pixels: it shows what in the patch caused the activation.",
+      run.layers.some((layer) => layer.cropped && layer.patches)
+        ? "Both are cropped to where the projection is strong, and the rest of the patch is faded."
+        : "",
       `The gallery covers ${formatCount(run.images, "image")}, ${formatCount(run.layers.length, "layer")} and ${formatCount(filters, "filter")}.`,
-    ].join(" ");
+    ]
+      .filter(Boolean)
+      .join(" ");
+  }
+
+  // Show the clearest filters of the deepest layer, large.
+  function makeFirst(layer) {
+    const show = layer.patches ? "patch" : "projection";
+    const noun = layer.patches ? "patches" : "projections";
+    if (!layer.clearest.length) return null;
+    return make(
+      "figure",
+      { class: "first" },
+      make(
+        "ul",
+        {},
+        layer.clearest.slice(0, FIRST_FILTERS).map(({ filter, hits, classes }) =>
+          make(
+            "li",
+            {},
+            make(
+              "a",
+              { class: "exhibit", href: filterLink(layer, filter) },
+              makeHitTiles(layer, filter, hits, show),
+              make("span", { class: "label", dir: "auto" }, nameFilter(filter, classes)),
+            ),
+          ),
+        ),
+      ),
+      make("figcaption", { class: "faint" }, `The ${noun} that activate some filters of ${layerName(layer)} most.`),
+    );
+  }
+
+  function nameFilter(filter, classes) {
+    return `Filter ${filter}${classes.length ? `: ${classes.slice(0, 2).join(", ")}` : ""}`;
   }
 
   function makeChapter(layer, index) {
@@ -73,7 +108,7 @@
     return make(
       "section",
       { class: "chapter", "aria-labelledby": id },
-      make("h2", { id }, `${layerTitle(layer)}: ${chapter.title}`),
+      make("h2", { id }, layerTitle(layer)),
       make("p", { class: "faint" }, describeLayer(layer)),
       make("p", { class: "lead" }, continued ? chapter.continuation : chapter.introduction),
       layer.pixels ? makePixelLayer(layer) : null,
@@ -95,17 +130,18 @@
     );
   }
 
-  function makeExhibit(layer, { filter, hits, maximum }) {
+  function makeExhibit(layer, { filter, hits, maximum, classes }) {
     return make(
       "a",
       { class: "exhibit", href: filterLink(layer, filter) },
       make(
         "span",
         { class: "pair" },
-        makeHitTiles(layer, filter, hits, PROJECTIONS),
-        layer.patches ? makeHitTiles(layer, filter, hits, PATCHES) : null,
+        makeHitTiles(layer, filter, hits, "projection"),
+        layer.patches ? makeHitTiles(layer, filter, hits, "patch") : null,
       ),
-      make("span", { class: "label" }, `Filter ${filter}, strongest activation ${formatNumber(maximum)}`),
+      make("span", { class: "label", dir: "auto" }, nameFilter(filter, classes)),
+      make("span", { class: "label" }, `strongest activation ${formatNumber(maximum)}`),
     );
   }
 

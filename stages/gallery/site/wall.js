@@ -3,7 +3,7 @@
 
 (() => {
   const { make, makeHidden, formatCount } = topnine;
-  const { layerTitle, describeLayer, describeLargePatch, filterLink, wallLink, readWallQuery } = topnine;
+  const { layerTitle, describeLayer, describeLargePatch, filterLink, wallLink, wallShows, readWallQuery } = topnine;
   const { makeStrongestTile, showSheet, wallSheet } = topnine;
   const { SORTS, listSorts, matches, compareBy } = topnine;
 
@@ -19,15 +19,16 @@
       title: `${layerTitle(layer)}: all filters`,
       nodes: wall.nodes,
       wall,
-      update: () => updateWall(wall, readWallQuery(parameters, listSorts(data), wall.shows)),
+      update: () => updateWall(wall, readWallQuery(layer, parameters, listSorts(data))),
     };
   }
 
   function makeWall(layer, data) {
-    const wall = { layer, shows: layer.patches ? ["projection", "patch"] : ["projection"] };
+    const wall = { layer, shows: wallShows(layer) };
     wall.cells = data.filters.map((filter) => makeCell(layer, filter));
     wall.controls = makeControls(wall, listSorts(data));
     wall.status = make("p", { role: "status", "aria-live": "polite", class: "faint" });
+    wall.all = make("a", {}, "Show all filters");
     wall.list = make("ul", { class: "wall", "aria-label": "Filters" });
     const omission = `This gallery leaves out the patches of this layer, as each shows ${describeLargePatch()}.`;
     wall.nodes = [
@@ -35,6 +36,7 @@
       make("p", { class: "note" }, describeLayer(layer)),
       wall.controls.form,
       wall.status,
+      make("p", { class: "more-links" }, make("button", { type: "button", id: "random", class: "plain" }, "A filter at random"), wall.all),
       layer.patches ? null : make("p", { class: "note" }, omission),
       wall.list,
     ];
@@ -42,7 +44,7 @@
   }
 
   function makeCell(layer, filter) {
-    const tile = makeStrongestTile(layer, filter, "projection");
+    const tile = makeStrongestTile(layer, filter, wallShows(layer)[0]);
     const value = make("span", { class: "faint" });
     const label = make("span", {}, makeHidden("Filter "), String(filter.number));
     const link = make(
@@ -110,15 +112,24 @@
 
   function updateWall(wall, query) {
     setControls(wall.controls, query);
-    const compare = compareBy(query.sort);
-    const cells = wall.cells
-      .filter(({ filter }) => matches(filter, query.search))
-      .sort((first, second) => compare(first.filter, second.filter));
+    const cells = listFilters(wall.cells.map(({ filter }) => filter), query).map(({ number }) => wall.cells[number]);
     for (const cell of cells) {
       updateCell(wall.layer, cell, query);
     }
     wall.list.replaceChildren(...cells.map(({ item }) => item));
-    wall.status.textContent = describeCells(cells, wall.cells.length);
+    wall.status.textContent = describeCells(cells, wall.cells.length, query.search.trim());
+    wall.all.hidden = !query.search.trim();
+    wall.all.href = wallLink(wall.layer, { ...query, search: "" });
+  }
+
+  // List the filters that a query finds, in its order.
+  function listFilters(filters, query) {
+    return filters.filter((filter) => matches(filter, query.search)).sort(compareBy(query.sort));
+  }
+
+  // List the numbers of the filters that a wall shows, in its order.
+  function listShown(layer, data, parameters) {
+    return listFilters(data.filters, readWallQuery(layer, parameters, listSorts(data))).map(({ number }) => number);
   }
 
   function updateCell(layer, { filter, tile, value }, { sort, show }) {
@@ -128,11 +139,12 @@
     value.textContent = filter.hits.length ? (SORTS[sort].format?.(filter) ?? "") : "dead";
   }
 
-  function describeCells(cells, total) {
+  function describeCells(cells, total, search) {
     const dead = cells.filter(({ filter }) => !filter.hits.length).length;
     const deadPart = dead ? `, including ${formatCount(dead, "dead filter")} that no image activates` : "";
-    return `${cells.length} of ${formatCount(total, "filter")}${deadPart}`;
+    const found = search ? ` match “${search}” by number, by an image’s name or by its class` : "";
+    return `${cells.length} of ${formatCount(total, "filter")}${found}${deadPart}`;
   }
 
-  Object.assign(topnine, { makeWallPage });
+  Object.assign(topnine, { makeWallPage, listShown });
 })();
