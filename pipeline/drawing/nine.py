@@ -14,6 +14,7 @@ from .contrast import contrast, full_contrast
 from .mosaic import WHITE
 
 FADED = 235  # the grey that a patch fades to
+SAME = 0.999  # projections whose cosine is above it are the same but for a factor
 KEPT = 0.25  # of its own brightness, where it is faded altogether
 
 Pictures = list[np.ndarray]  # (y, x, rgb) uint8, by rank
@@ -45,6 +46,19 @@ def draw_footprints(
     full = full_contrast(np.concatenate([values.ravel() for values in shown] or [np.zeros(1)]), quantile)
     faded = [fade(patch[crop], mask[crop]) for patch, mask, crop in zip(patches, masks, crops, strict=True)]
     return [contrast(values, full=full) for values in shown], faded
+
+
+def find_common(projections: np.ndarray) -> int | None:
+    """Return the rank of a projection that stands for all (rank, y, x, rgb); None where they differ.
+
+    It does where most are the same but for a factor, as in a layer that works on pixels; those at the edge of an image
+    may be shifted. A single projection stands for itself.
+    """
+    flat = projections.reshape(len(projections), -1).astype(np.float64)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    same = (flat @ flat.T > SAME).sum(axis=1)
+    rank = int(same.argmax()) if len(same) else 0
+    return rank if len(same) == 0 or same[rank] > len(same) / 2 else None
 
 
 def find_crops(footprints: np.ndarray, size: tuple[int, int]) -> list[tuple[slice, slice]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .contrast import contrast
 from .mosaic import WHITE, mosaic
-from .nine import draw_footprints, draw_windows, fit
+from .nine import draw_footprints, draw_windows, find_common, fit
 from .texts import shorten, wrap
 
 PATCH_PX = 80  # about the side of an enlarged patch; patches are enlarged by whole numbers only
@@ -105,7 +105,9 @@ def choose_filters(live: np.ndarray, count: int, seed: int) -> np.ndarray:
 def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, view: View) -> Image.Image:
     """Draw the sheet of a layer: projections on the left, and on the right the patches that they come from.
 
-    Below a filter's patches stand the classes that its images have, the most frequent first, as many as fit.
+    Below a filter's patches stand the classes that its images have, the most frequent first, as many as fit. Where the
+    nine projections of every filter are the same but for a factor, as in layer 1, one of them stands for all, as in the
+    paper, and the windows are drawn whole.
 
     Parameters
     ----------
@@ -115,8 +117,15 @@ def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, view: View) 
     title : str
     view : View
     """
-    nines = [[_draw_nine(pictures) for pictures in cell.draw(view, PATCH_PX)] for cell in cells]
-    projections, patches = zip(*nines, strict=True)
+    common = [find_common(cell.projection[: cell.filled]) for cell in cells]
+    alike = None not in common
+    drawn = [cell.draw(replace(view, crops=view.crops and not alike), PATCH_PX) for cell in cells]
+    patches = [_draw_nine(pictures) for _, pictures in drawn]
+    if alike:
+        single = [pictures[rank or 0] for (pictures, _), rank in zip(drawn, common, strict=True)]
+        projections = [_stretch(*pair) for pair in zip(single, patches, strict=True)]
+    else:
+        projections = [_draw_nine(pictures) for pictures, _ in drawn]
     left = _caption(projections, [str(cell.filter) for cell in cells], grid[1])
     right = _caption(patches, [_describe_cell(cell, patches[0].shape[1]) for cell in cells], grid[1])
     return _add_title(mosaic([left, right], 2, (0, SIDES_GAP_PX)), title)
@@ -154,6 +163,12 @@ def _describe_cell(cell: Cell, width_px: int) -> str:
 
 def _draw_nine(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return mosaic(pictures, 3, (PATCH_GAP_PX, PATCH_GAP_PX))
+
+
+def _stretch(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Enlarge a picture to the size of another one, without smoothing."""
+    size = other.shape[1], other.shape[0]
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
 
 
 def _enlarge(picture: np.ndarray, side_px: int) -> np.ndarray:

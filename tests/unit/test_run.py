@@ -1,5 +1,6 @@
 """``open_run``: of a finished store, of one that is still being mined, and what it refuses."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import topnine
 from tests.conftest import REPOSITORY, encode, noise, plan_run, run_stages, write_tar
 from tests.doctests import LAYER, write_store
+from tests.unit.test_sheets import find
 from topnine import open_run
 from topnine.pipeline.errors import InputError
 from topnine.pipeline.store.analysis import datasets
@@ -76,6 +79,21 @@ def test_the_hits_of_a_filter_are_the_recorded_ones_with_their_pictures(mined):
             assert hit.activation == arrays["activation"][hit.image, filter]
             for name in ("patch", "projection", "box", "source_box", "footprint", "mask"):
                 assert np.array_equal(getattr(hit, name), arrays[name][filter, rank])
+
+
+def test_filters_and_hits_show_themselves(mined, tmp_path):
+    layer = open_run(mined).layer(1)
+    cropped, whole = layer.show(2), layer.show(2, view="windows")
+    assert cropped.mode == whole.mode == "RGB"
+    patch = layer.top(2)[0].patch
+    assert find(np.asarray(whole), patch.repeat(29, 0).repeat(29, 1))
+    with Image.open(io.BytesIO(layer.top(2)[0]._repr_png_())) as picture:
+        assert picture.width > picture.height > 200
+    small = open_run(write_store(str(tmp_path / "small.zarr"))).layer(1)
+    with pytest.raises(InputError, match="no image activates filter 1 of layer conv1"):
+        small.show(1)
+    with pytest.raises(InputError, match="view is whole: it is footprints or windows"):
+        layer.show(2, view="whole")
 
 
 def test_hits_have_class_names_and_dead_filters_have_no_hits(tmp_path):

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from topnine.pipeline.drawing.contrast import contrast
+from topnine.pipeline.drawing.nine import find_common
 from topnine.pipeline.drawing.sheets import (
     Cell,
     View,
@@ -46,6 +48,23 @@ def test_patches_and_projections_stand_in_the_sheet_pixel_for_pixel_in_the_same_
         assert corners == sorted(corners)  # strongest first, row by row
     ((down, across),) = shifts
     assert (down, across > picture.shape[1] // 3) == (0, True)
+
+
+def test_projections_that_are_all_the_same_are_drawn_once():
+    first = cell(2, size=7)
+    factors = np.arange(9, 0, -1, np.float32)[:, None, None, None]
+    same = replace(first, projection=first.projection[:1] * factors)
+    assert find_common(first.projection) is None
+    assert find_common(same.projection) == 0
+    shifted = same.projection.copy()
+    shifted[0] = np.roll(shifted[0], 2, axis=1)  # at the edge of its image
+    assert find_common(shifted) == 1
+    once = np.asarray(sheet([same], (1, 1), "", FOOTPRINTS))
+    assert once.shape == np.asarray(sheet([first], (1, 1), "", WINDOWS)).shape
+    side = 3 * 77 + 2 * 3
+    enlarged = Image.fromarray(contrast(same.projection, 0.995)[0]).resize((side, side), Image.Resampling.NEAREST)
+    assert len(find(once, np.asarray(enlarged))) == 1
+    assert find(once, same.patch[8].repeat(11, 0).repeat(11, 1))
 
 
 def test_below_the_patches_stand_the_classes_as_far_as_they_fit():

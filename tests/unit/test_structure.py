@@ -23,7 +23,7 @@ IMPORTS = {
     "network": {"errors", "config"},
     "compute": {"errors", "config", "data", "network", "ranking", "prefetch", "machine"},
     "ranking": set(),
-    "store": {"buckets", "durable", "errors", "files", "ranking"},
+    "store": {"buckets", "drawing", "durable", "errors", "files", "ranking"},
     "cluster": {"errors", "config", "machine"},
     "drawing": {"errors", "tables"},
     "errors": set(),

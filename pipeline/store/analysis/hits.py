@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..store import Store
+from .pictures import draw_hits, to_png
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Hit:
     source_box: tuple[float, ...] | None
     footprint: tuple[int, ...] | None
     mask: np.ndarray | None
+
+    def _repr_png_(self) -> bytes | None:
+        """Return what a notebook shows: the projection beside the patch; nothing before deconvolve."""
+        if self.patch is None:
+            return None
+        return to_png(draw_hits([self], 0, f"hit {self.rank}, image {self.key}", (), footprints=True))
 
 
 class Images:

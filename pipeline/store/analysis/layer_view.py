@@ -15,8 +15,10 @@ from ..store import Store
 from .columns import activation_columns, hit_columns
 from .datasets import open_dataset
 from .hits import Hit, Images
+from .pictures import draw_hits
 
 if TYPE_CHECKING:
+    from PIL import Image
     from xarray import Dataset
 
 
@@ -103,6 +105,41 @@ class LayerView:
                 zip(ranking.activation[0], image, keys, labels, self._pictures(filter), strict=False)
             )
         ]
+
+    def show(self, filter: int, view: str = "footprints") -> Image.Image:
+        """Draw a filter's sheet: its projections beside the patches that they come from.
+
+        Parameters
+        ----------
+        filter : int
+        view : str
+            ``footprints``, cropped to where the projections are strong, or ``windows``, whole as in the paper.
+
+        Returns
+        -------
+        PIL.Image.Image
+            A notebook shows it.
+
+        Raises
+        ------
+        InputError
+            The layer is not deconvolved yet, has no such filter, or no image activates the filter.
+
+        Examples
+        --------
+        >>> open_run(store).layer(1).show(2).mode
+        'RGB'
+        """
+        hits = self.top(filter)
+        if view not in ("footprints", "windows"):
+            raise InputError(f"view is {view}: it is footprints or windows.")
+        if not hits:
+            raise InputError(f"no image activates filter {filter} of layer {self.name}: there is nothing to draw.")
+        if hits[0].patch is None:
+            raise InputError(f"layer {self.name} of {self._store.path} is not deconvolved yet: `topnine run` goes on.")
+        bands = self._store.attributes.get("configuration", {}).get("tile", {}).get("bands", [])
+        title = f"{self.number or self.name} · filter {filter}"
+        return draw_hits(hits, filter, f"layer {title}", bands, view == "footprints")
 
     def rank(self, k: int = 100, where: np.ndarray | None = None) -> Top:
         """Rank any images by their recorded activations, and return the ``k`` strongest of every filter.
