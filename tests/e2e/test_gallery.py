@@ -74,3 +74,16 @@ def test_layers_of_other_settings_are_left_out_and_named(mined):
     assert run["rule"] == "guided"
     run_stages(mined(), "gallery")
     assert data(guided, "run")["leftOut"] == ["conv2"]
+
+
+def test_classes_are_left_out_where_the_strongest_hundred_are_all_images(tmp_path):
+    members = [(f"{i:02}.png", encode(noise(i))) for i in range(12)] + [
+        (f"{i:02}.cls", b"%d" % (i % 2)) for i in range(12)
+    ]
+    plan = plan_run(tmp_path, data__path=write_tar(tmp_path / "a.tar", sorted(members)), mine__layers="1")
+    run_stages(plan, *DONE, "statistics", "gallery")
+    filters = data(plan, "001-conv1")["filters"]
+    assert all(filter["entropy"] is None and filter["classes"] == [] for filter in filters)
+    subjects = data(plan, "subjects")
+    assert {label: images for label, (_, images, _) in subjects["classes"].items()} == {"0": 6, "1": 6}
+    assert sum(len(hits) for _, _, hits in subjects["images"].values()) == sum(len(each["hits"]) for each in filters)
