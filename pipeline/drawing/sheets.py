@@ -118,7 +118,7 @@ def sheet(cells: Sequence[Cell], grid: tuple[int, int], title: str, view: View) 
     view : View
     """
     common = [find_common(cell.projection[: cell.filled]) for cell in cells]
-    alike = None not in common
+    alike = None not in common and any(cell.filled > 1 for cell in cells)
     drawn = [cell.draw(replace(view, crops=view.crops and not alike), PATCH_PX) for cell in cells]
     patches = [_draw_nine(pictures) for _, pictures in drawn]
     if alike:

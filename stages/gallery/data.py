@@ -27,6 +27,7 @@ STATISTICS = (
     "correlation",
 )  # fmt: skip
 CLASS_FILTERS = 6  # of a layer, on the page of a class
+ROUNDING = 1e-5  # of a sum that is computed from means in float32
 MIN_CLASS_IMAGES = 2  # of a class whose mean says something of the class and not of an image
 
 
@@ -64,7 +65,7 @@ def _describe_run(config: RunConfig, store: Store) -> list[list[str]]:
     network, decode = config.network, config.decode
     facts = {
         "Network": network.name,
-        "Weights": str(network.weights or ""),
+        "Weights": Path(network.weights).name,
         "Data": dataset["name"],
         "Images": f"{len(store.images):,}",
         "Classes with a name": f"{len(dataset['classes']):,}",
@@ -168,7 +169,8 @@ def subjects_data(store: Store, layers: Sequence[str], with_statistics: Sequence
     dict
         ``images``: by id the key, the label and the hits: layer, filter, rank, activation, corners of the footprint.
         ``classes``: by label the name, the number of images, and the filters that prefer it: layer, filter, and the
-        mean activation over the class divided by that over all other images; strongest preference first.
+        mean activation over the class divided by that over all other images, None where no other image activates it;
+        strongest preference first.
     """
     hits: dict[int, list[list[Any]]] = {}
     for layer, name in enumerate(layers):
@@ -206,7 +208,16 @@ def _describe_classes(store: Store, layers: Sequence[str], with_statistics: Sequ
 
 
 def _compare_with_rest(mean: np.ndarray, everywhere: np.ndarray, images: int, total: int) -> np.ndarray:
-    """Return the mean (filter) over some images, divided by that over all others; 0 where that is not positive."""
-    rest = (everywhere * total - mean * images) / max(1, total - images)
-    times: np.ndarray = np.divide(mean, rest, out=np.zeros(len(mean)), where=rest > 0)
+    """Return the mean (filter) over some images, divided by that over all others.
+
+    Infinite where the others do not activate the filter: what is left of its sum then is rounding. 0 where there are no
+    others, and where one of the means is negative.
+    """
+    if images == total:
+        return np.zeros(len(mean))
+    rest = everywhere * total - mean * images
+    rest[np.abs(rest) <= ROUNDING * np.abs(mean) * images] = 0
+    times = np.full(len(mean), np.inf)
+    np.divide(mean, rest / (total - images), out=times, where=rest != 0)
+    times[(mean <= 0) | (rest < 0)] = 0
     return times

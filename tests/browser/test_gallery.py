@@ -481,6 +481,11 @@ def test_a_hit_is_enlarged_and_the_arrows_lead_to_the_next(visit, site):
         page.keyboard.press("ArrowRight")
     assert dialog.locator("h2").inner_text() == "Filter 7, hit 4 of 9"
     assert Axe().run(page, options={"preload": False}).response["violations"] == []
+    for _ in range(7):
+        page.keyboard.press("ArrowRight")  # beyond the last
+    assert dialog.locator("h2").inner_text() == "Filter 7, hit 9 of 9"
+    page.keyboard.press("ArrowLeft")
+    assert dialog.locator("h2").inner_text() == "Filter 7, hit 8 of 9"
     page.keyboard.press("Escape")
     wait(page, "document.querySelector('dialog') === null")
     assert page.evaluate("location.hash") == FILTER
@@ -572,6 +577,7 @@ def test_the_page_about_the_run_names_its_data_and_settings(visit, site):
     page = visit("#/about")
     rows = page.get_by_role("table").locator("tbody tr").all_inner_texts()
     facts = dict(row.split("\t") for row in rows)
+    assert facts["Weights"] == "weights.safetensors"  # and not whose folder it is in
     assert facts["Network"] == site.plan.config.network.name
     assert facts["Images"] == str(len(site.store.images))
     assert facts["Rule of the deconvnet"] == "deconvnet"

@@ -3,10 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from tests.conftest import encode, noise, plan_run, run_stages, write_tar
 from topnine.pipeline.errors import InputError
+from topnine.stages.gallery.data import _compare_with_rest
 
 DONE = ("index", "mine", "rank", "deconvolve")
 
@@ -87,3 +89,11 @@ def test_classes_are_left_out_where_the_strongest_hundred_are_all_images(tmp_pat
     subjects = data(plan, "subjects")
     assert {label: images for label, (_, images, _) in subjects["classes"].items()} == {"0": 6, "1": 6}
     assert sum(len(hits) for _, _, hits in subjects["images"].values()) == sum(len(each["hits"]) for each in filters)
+
+
+def test_a_class_that_alone_activates_a_filter_is_not_divided_by_rounding():
+    """Three images of ten: alone, twice as strong, below zero, silent; then all images of one class."""
+    mean = np.array([np.float32(0.1), 2, -1, 0], float)
+    everywhere = np.array([np.float32(np.float32(0.1) * 3 / 10), (2 * 3 + 1 * 7) / 10, -1, 0.7], float)
+    assert _compare_with_rest(mean, everywhere, 3, 10).tolist() == [np.inf, pytest.approx(2), 0, 0]
+    assert _compare_with_rest(mean, mean, 10, 10).tolist() == [0, 0, 0, 0]

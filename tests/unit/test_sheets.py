@@ -61,6 +61,9 @@ def test_projections_that_are_all_the_same_are_drawn_once():
     assert find_common(shifted) == 1
     once = np.asarray(sheet([same], (1, 1), "", FOOTPRINTS))
     assert once.shape == np.asarray(sheet([first], (1, 1), "", WINDOWS)).shape
+    one_image = replace(first, filled=1)  # stands for nothing but itself
+    drawn = np.asarray(sheet([one_image], (1, 1), "", WINDOWS))
+    assert find(drawn, contrast(first.projection[:1], 0.995)[0].repeat(11, 0).repeat(11, 1))
     side = 3 * 77 + 2 * 3
     enlarged = Image.fromarray(contrast(same.projection, 0.995)[0]).resize((side, side), Image.Resampling.NEAREST)
     assert len(find(once, np.asarray(enlarged))) == 1

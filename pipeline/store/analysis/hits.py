@@ -60,7 +60,7 @@ class Hit:
         """Return what a notebook shows: the projection beside the patch; nothing before deconvolve."""
         if self.patch is None:
             return None
-        return to_png(draw_hits([self], 0, f"hit {self.rank}, image {self.key}", (), footprints=True))
+        return to_png(draw_hits([self], f"hit {self.rank}, image {self.key}", (), footprints=True))
 
 
 class Images:

@@ -139,7 +139,7 @@ class LayerView:
             raise InputError(f"layer {self.name} of {self._store.path} is not deconvolved yet: `topnine run` goes on.")
         bands = self._store.attributes.get("configuration", {}).get("tile", {}).get("bands", [])
         title = f"{self.number or self.name} · filter {filter}"
-        return draw_hits(hits, filter, f"layer {title}", bands, view == "footprints")
+        return draw_hits(hits, f"layer {title}", bands, view == "footprints")
 
     def rank(self, k: int = 100, where: np.ndarray | None = None) -> Top:
         """Rank any images by their recorded activations, and return the ``k`` strongest of every filter.

@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 FULL_CONTRAST = 0.995  # the quantile of a filter's projections that gets full contrast
 
 
-def draw_hits(hits: Sequence[Hit], filter: int, title: str, bands: Sequence[int], footprints: bool) -> Image.Image:
+def draw_hits(hits: Sequence[Hit], title: str, bands: Sequence[int], footprints: bool) -> Image.Image:
     """Draw the hits of a filter as its sheet: projections beside patches, each with its activation and class or key.
 
     Parameters
     ----------
     hits : sequence of Hit
         At least one; all with pictures.
-    filter : int
-        The filter's number.
     title : str
     bands : sequence of int
         The channels that are shown: see ``to_rgb``.
@@ -38,7 +36,7 @@ def draw_hits(hits: Sequence[Hit], filter: int, title: str, bands: Sequence[int]
     )
     box, footprint = (np.array([getattr(hit, name) for hit in hits]) for name in ("box", "footprint"))
     mask = np.stack([hit.mask for hit in hits if hit.mask is not None])
-    cell = Cell(filter, patch, projection, footprint - box[:, [0, 1, 0, 1]], mask, len(hits))
+    cell = Cell(0, patch, projection, footprint - box[:, [0, 1, 0, 1]], mask, len(hits))  # no number is drawn
     captions = [f"{hit.activation:.3g}  {hit.class_name or hit.key}" for hit in hits]
     return filter_sheet(cell, captions, title, View(footprints, FULL_CONTRAST))
 

@@ -45,11 +45,13 @@
 
   // Open a hit, enlarged. The arrow keys lead to the other hits of the filter.
   function openHit(layer, data, filter, rank) {
-    const dialog = make("dialog", { class: "enlarged", "aria-labelledby": "enlarged" });
+    const dialog = make("dialog", { "aria-labelledby": "enlarged" });
     const show = (next) => {
-      if (filter.hits[next]) dialog.replaceChildren(...makeEnlarged(layer, data, filter, next, show, () => dialog.close()));
-      dialog.querySelector(`[data-step="${Math.sign(next - rank) || 0}"]`)?.focus();
-      rank = filter.hits[next] ? next : rank;
+      if (!filter.hits[next]) return;
+      dialog.replaceChildren(...makeEnlarged(layer, data, filter, next, show, () => dialog.close()));
+      const step = dialog.querySelector(`[data-step="${Math.sign(next - rank)}"]`);
+      (step.disabled ? dialog.querySelector('[data-step="0"]') : step).focus(); // a key goes to what has the focus
+      rank = next;
     };
     dialog.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -11,7 +11,7 @@
     ["→", "Next filter or hit"],
     ["Esc", "From a filter to all filters of its layer"],
     ["/", "Search the filters of a layer"],
-    ["r", "A filter at random"],
+    ["r", "Any filter of the layer that is shown"],
     ["?", "This list"],
   ];
 

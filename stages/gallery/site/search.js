@@ -35,7 +35,8 @@
   function matches(filter, search) {
     const text = searchable(search.trim());
     const words = text.split(/\s+/).filter(Boolean);
-    return filter.names.some((name) => name.includes(text) && !isNumber(text)) || words.every((word) => finds(filter, word));
+    const whole = !isNumber(text) && filter.names.some((name) => name.includes(text));
+    return whole || words.every((word) => finds(filter, word));
   }
 
   function finds(filter, word) {

@@ -82,7 +82,7 @@
       "Classes",
       makeTable(
         `Most frequent classes of the ${data.strongest} images that activate the filter most`,
-        ["Class", "Images", "As often as in all images"],
+        ["Class", "Images", "Times as often as in all images"],
         rows,
         [1, 2],
       ),

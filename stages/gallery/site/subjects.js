@@ -83,7 +83,7 @@
       { href: filterLink(layer, filter) },
       makeStrongestTile(layer, { number: filter, hits: [0] }, layer.patches ? "patch" : "projection"),
       make("span", { class: "label" }, `Filter ${filter}`),
-      make("span", { class: "faint" }, `${formatNumber(times)} ×`),
+      make("span", { class: "faint" }, times === null ? "no other image" : `${formatNumber(times)} ×`),
     );
     return make("li", {}, link);
   }

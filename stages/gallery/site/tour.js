@@ -73,14 +73,15 @@
   function makeFirst(layer) {
     const show = layer.patches ? "patch" : "projection";
     const noun = layer.patches ? "patches" : "projections";
-    if (!layer.clearest.length) return null;
+    const shown = layer.clearest.slice(0, FIRST_FILTERS);
+    if (!shown.length) return null;
     return make(
       "figure",
       { class: "first" },
       make(
         "ul",
         {},
-        layer.clearest.slice(0, FIRST_FILTERS).map(({ filter, hits, classes }) =>
+        shown.map(({ filter, hits, classes }) =>
           make(
             "li",
             {},
@@ -93,7 +94,7 @@
           ),
         ),
       ),
-      make("figcaption", { class: "faint" }, `The ${noun} that activate some filters of ${layerName(layer)} most.`),
+      make("figcaption", { class: "faint" }, `The ${run.ranks} strongest ${noun} of ${formatCount(shown.length, "filter")} of ${layerName(layer)}.`),
     );
   }
 

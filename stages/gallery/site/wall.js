@@ -28,6 +28,7 @@
     wall.cells = data.filters.map((filter) => makeCell(layer, filter));
     wall.controls = makeControls(wall, listSorts(data));
     wall.status = make("p", { role: "status", "aria-live": "polite", class: "faint" });
+    const random = make("button", { type: "button", id: "random", class: "plain" }, "A filter at random");
     wall.all = make("a", {}, "Show all filters");
     wall.list = make("ul", { class: "wall", "aria-label": "Filters" });
     const omission = `This gallery leaves out the patches of this layer, as each shows ${describeLargePatch()}.`;
@@ -36,7 +37,7 @@
       make("p", { class: "note" }, describeLayer(layer)),
       wall.controls.form,
       wall.status,
-      make("p", { class: "more-links" }, make("button", { type: "button", id: "random", class: "plain" }, "A filter at random"), wall.all),
+      make("p", { class: "more-links" }, random, wall.all),
       layer.patches ? null : make("p", { class: "note" }, omission),
       wall.list,
     ];
